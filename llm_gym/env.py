@@ -1,0 +1,134 @@
+"""The Gymnasium view of a game: one seat is yours, opponents sit in the others."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import gymnasium
+from gymnasium.error import ResetNeeded
+
+from llm_gym.match import INVALID_GIVES, INVALID_LOSES, GameSpec, Match, make_game
+from llm_gym.opponents import Reply, make_player
+from llm_gym.spaces import Unicode
+
+
+class TextEnv(gymnasium.Env[str, str]):
+    """A game of text with one seat for the agent.
+
+    Observation and action are strings (:class:`llm_gym.spaces.Unicode`). The observation is the situation now; the
+    action is the whole reply, of which :mod:`llm_gym.parsing` reads the action.
+
+    ``info`` always holds ``player`` (the agent's seat), ``legal_actions`` (list of str; None where they cannot be
+    listed), ``parse`` (what became of the last reply: ``ok``, ``malformed`` or ``illegal``) and ``messages`` (what is
+    new, role-tagged; the rules come once, with reset). A step that pays, and every last one, has ``reward_terms``,
+    which add up to its reward. At the end come ``returns`` (one number a seat) and ``outcome``: ``win``, ``loss``,
+    ``draw``, ``solved``, ``failed``, or ``invalid`` where the agent's own reply ended the game.
+
+    Args:
+        text_game: The rules: a :class:`llm_gym.TextGame` class, a callable that makes one, or ``"module:name"`` of either.
+        opponent: ``"random"``, ``"first"``, ``"minimax"``, or a callable ``(observation, info) -> reply``.
+        seat: The agent's seat: a number, ``"alternate"`` (from episode to episode; ``seed % num_players`` where reset
+            gets a seed), or ``"random"``.
+        action_format: How a reply marks its action: ``boxed``, ``bracket``, ``tag``, ``fence``, ``plain``; by default
+            the game's own.
+        on_invalid: What a malformed or illegal reply does. ``lose``: the game ends, the offender earns -1.5 and every
+            other player +0.5. ``retry:n``: up to n more tries in that turn, then ``lose``. ``penalty:x``: it costs x
+            and the turn is tried again. ``random``: a random legal action is played instead.
+        show_legal: Whether observations list the legal actions.
+        render_mode: ``"ansi"`` or None.
+        **game_settings: Passed on to ``text_game``.
+
+    Raises:
+        ValueError: A setting is none of the above.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}
+
+    def __init__(
+        self,
+        text_game: GameSpec,
+        *,
+        opponent: str | Reply = "random",
+        seat: int | str = 0,
+        action_format: str | None = None,
+        on_invalid: str = "lose",
+        show_legal: bool = False,
+        render_mode: str | None = None,
+        **game_settings: Any,
+    ) -> None:
+        self.game = make_game(text_game, **game_settings)
+        seats = range(self.game.num_players)
+        if seat not in ("alternate", "random") and not (type(seat) is int and seat in seats):
+            raise ValueError(f"seat must be one of {', '.join(map(str, seats))}, alternate or random, not {seat!r}")
+        if render_mode not in (None, "ansi"):
+            raise ValueError(f"render_mode must be ansi or None, not {render_mode!r}")
+        self.match = Match(self.game, action_format, on_invalid, show_legal)
+        self.render_mode = render_mode
+        self.observation_space = Unicode()
+        self.action_space = Unicode()
+        low, high = self.game.reward_range
+        self.reward_range = (min(low, INVALID_LOSES), max(high, INVALID_GIVES))
+        self.seat = 0
+        self._seat_setting = seat
+        self._scripted = make_player(opponent) if isinstance(opponent, str) else None
+        self._reply = None if isinstance(opponent, str) else opponent
+        self._episode = -1
+        self._started = False
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        """Starts an episode; a seed fixes everything in it, opponents included.
+
+        An opponent can end the game before the agent's first turn (a callable by an invalid reply, say). ``info`` then
+        already has ``outcome``, and the first ``step`` ends the episode whatever the reply.
+        """
+        super().reset(seed=seed)
+        self._episode = self._episode + 1 if seed is None else seed
+        seats = self.game.num_players
+        if self._seat_setting == "alternate":
+            self.seat = self._episode % seats
+        elif self._seat_setting == "random":
+            self.seat = int(self.np_random.random() * seats)
+        else:
+            self.seat = int(self._seat_setting)
+        self.match.reset(self.np_random, options)
+        self._play_opponents()
+        self._started = True
+        return self.match.view(self.seat, "ok")
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Takes the agent's whole reply, whatever string it is, and plays on to the agent's next turn.
+
+        Raises:
+            ResetNeeded: The episode is over, or none was started.
+            TypeError: ``action`` is not a string.
+        """
+        if not self._started:
+            raise ResetNeeded("the episode is over, or none was started: call reset() before step()")
+        if not isinstance(action, str):
+            raise TypeError(f"an action is the whole reply, a str, not {type(action).__name__}")
+        match, seat = self.match, self.seat
+        parse = "ok"
+        if match.current_player is not None:
+            parse = match.take(seat, action)
+            self._play_opponents()
+        observation, info = match.view(seat, parse)
+        over = match.current_player is None
+        reward = 0.0
+        if over or match.beside_rules[seat] or self.game.pays_each_turn:
+            info["reward_terms"] = terms = match.collect(seat)
+            reward = float(sum(terms.values()))
+        self._started = not over
+        return observation, reward, over, False, info
+
+    def _play_opponents(self) -> None:
+        match, game = self.match, self.game
+        parse = "ok"
+        while (player := match.current_player) is not None and player != self.seat:
+            if self._scripted is not None:
+                game.apply(self._scripted.choose(game, self.np_random))
+            elif self._reply is not None:
+                parse = match.take(player, self._reply(*match.view(player, parse)))
+
+    def render(self) -> str | None:
+        """The situation as the agent sees it, in render mode ``ansi``."""
+        return self.game.observe(self.seat) if self.render_mode == "ansi" else None

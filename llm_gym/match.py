@@ -1,0 +1,184 @@
+"""One game being played: replies in, views and earnings out. The Gymnasium and PettingZoo views both stand on it."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from llm_gym.game import IllegalAction, TextGame
+from llm_gym.parsing import FORMATS, extract_action, format_action, match_action
+
+INVALID_LOSES = -1.5
+INVALID_GIVES = 0.5
+MAX_INVALID_IN_A_ROW = 100
+"""Under ``penalty:x`` a turn ends as under ``lose`` after so many invalid replies: every episode ends."""
+MAX_LEGAL_SHOWN = 100
+"""A longer list of legal actions is cut in the observation (``info`` has it whole)."""
+
+GameSpec = str | Callable[..., TextGame]
+"""A :class:`TextGame` class, a callable that makes one, or ``"module:name"`` of either."""
+
+
+def make_game(game: GameSpec, **settings: Any) -> TextGame:
+    """Makes a game from its class, from a callable, or from ``"module:name"``."""
+    maker: Any = game
+    if isinstance(game, str):
+        module, _, name = game.partition(":")
+        maker = getattr(importlib.import_module(module), name)
+    made = maker(**settings)
+    if not isinstance(made, TextGame):
+        raise TypeError(f"game must make a TextGame, but {game!r} made a {type(made).__name__}")
+    return made
+
+
+def parse_on_invalid(setting: str) -> tuple[str, float]:
+    """``"retry:3"`` -> ``("retry", 3.0)``; ``lose`` and ``random`` take no number."""
+    kind, _, amount = setting.partition(":") if isinstance(setting, str) else ("", "", "")
+    if kind in ("lose", "random") and not amount:
+        return kind, 0.0
+    if kind == "retry" and amount.isascii() and amount.isdigit():
+        return kind, float(amount)
+    if kind == "penalty":
+        try:
+            cost = abs(float(amount))
+        except ValueError:
+            cost = math.inf
+        if math.isfinite(cost):
+            return kind, cost
+    raise ValueError(f"on_invalid must be lose, retry:n, penalty:x or random (retry:2, penalty:0.1), not {setting!r}")
+
+
+class Match:
+    """A game, its players' replies, and what they earn by the rules and beside them.
+
+    Args:
+        game: The rules.
+        action_format: How replies mark their action; None for the game's own format.
+        on_invalid: What an invalid reply does (see :class:`llm_gym.TextEnv`).
+        show_legal: Whether observations list the legal actions.
+    """
+
+    def __init__(self, game: TextGame, action_format: str | None, on_invalid: str, show_legal: bool) -> None:
+        self.game = game
+        self.action_format = game.action_format if action_format is None else action_format
+        if self.action_format not in FORMATS:
+            raise ValueError(f"action_format must be one of {', '.join(FORMATS)}, not {action_format!r}")
+        self.on_invalid, self.amount = parse_on_invalid(on_invalid)
+        self.show_legal = show_legal
+        self.instruction = ""
+        if FORMATS[self.action_format].instruction:
+            sample = format_action(game.example or "...", self.action_format)
+            self.instruction = FORMATS[self.action_format].instruction % sample
+        self.system = "\n".join(filter(None, (game.rules, self.instruction)))
+        self.forfeited: int | None = None
+
+    def reset(self, rng: np.random.Generator, options: dict[str, Any] | None) -> None:
+        self.game.reset(rng, options)
+        if self.on_invalid == "random" and self.game.legal_actions() is None:
+            raise ValueError(
+                "on_invalid='random' needs a game that lists its legal actions; use lose, retry:n or penalty:x"
+            )
+        self.rng = rng
+        self.forfeited = None  # whose invalid reply ended the game
+        self.beside_rules = [0.0] * self.game.num_players  # penalties, and what an invalid end costs and brings
+        self._invalid_in_a_row = 0
+        self._told: set[int] = set()  # seats that have been told the rules
+        self._paid: list[dict[str, float]] = [{} for _ in range(self.game.num_players)]
+
+    @property
+    def current_player(self) -> int | None:
+        return self.game.current_player if self.forfeited is None else None
+
+    def take(self, player: int, reply: str) -> str:
+        """Lets ``player`` reply; returns what became of it: ``ok``, ``malformed`` or ``illegal``."""
+        candidate = extract_action(reply, self.action_format)
+        parse = "malformed"
+        if candidate is not None:
+            parse = "illegal"
+            try:
+                self.game.apply(candidate)
+                parse = "ok"
+            except IllegalAction:
+                meant = match_action(candidate, self.game.legal_actions())
+                if meant is not None:
+                    self.game.apply(meant)
+                    parse = "ok"
+        if parse == "ok":
+            self._invalid_in_a_row = 0
+        else:
+            self._punish(player)
+        return parse
+
+    def _punish(self, player: int) -> None:
+        self._invalid_in_a_row += 1
+        if self.on_invalid == "random":
+            legal = self.game.legal_actions() or []
+            self.game.apply(legal[int(self.rng.random() * len(legal))])
+            self._invalid_in_a_row = 0
+            return
+        if self.on_invalid == "penalty":
+            self.beside_rules[player] -= self.amount
+            if self._invalid_in_a_row < MAX_INVALID_IN_A_ROW:
+                return
+        if self.on_invalid == "retry" and self._invalid_in_a_row <= self.amount:
+            return
+        self.forfeited = player
+        for seat in range(self.game.num_players):
+            self.beside_rules[seat] += INVALID_LOSES if seat == player else INVALID_GIVES
+
+    def view(self, player: int, parse: str) -> tuple[str, dict[str, Any]]:
+        """What ``player`` sees now, ``parse`` having become of the last reply: observation and ``info``."""
+        game = self.game
+        over = self.forfeited is not None or game.current_player is None
+        observation = game.observe(player)
+        legal = [] if over else game.legal_actions()
+        if self.show_legal and legal:
+            cut = "" if len(legal) <= MAX_LEGAL_SHOWN else f" ... ({len(legal)} in all)"
+            observation += "\nLegal actions: " + ", ".join(legal[:MAX_LEGAL_SHOWN]) + cut
+        if parse != "ok" or self.forfeited is not None:
+            observation += "\n" + self._note(player, parse)
+        messages = [{"role": "user", "content": observation}]
+        if player not in self._told:
+            self._told.add(player)
+            messages.insert(0, {"role": "system", "content": self.system})
+        info = {"player": player, "legal_actions": legal, "parse": parse, "messages": messages, **game.info(player)}
+        if over:
+            info["returns"] = self.returns()
+            info["outcome"] = self.outcome(player)
+        return observation, info
+
+    def _note(self, player: int, parse: str) -> str:
+        if self.forfeited is not None:
+            whose = "your" if self.forfeited == player else "another player's"
+            return f"The game is over: {whose} reply was invalid."
+        if self.on_invalid == "random":
+            return f"Your last reply was {parse}; a random action was played instead."
+        if parse == "malformed":
+            return f"Your last reply was malformed. {self.instruction}"
+        return "Your last action was illegal here. Choose another."
+
+    def returns(self) -> list[float]:
+        """What each seat has earned since reset, by the rules and beside them."""
+        by_rules = self.game.returns() if self._rules_pay() else [0.0] * self.game.num_players
+        return [a + b for a, b in zip(by_rules, self.beside_rules)]
+
+    def _rules_pay(self) -> bool:
+        return self.game.pays_each_turn or self.game.current_player is None
+
+    def outcome(self, player: int) -> str:
+        if self.forfeited is None:
+            return self.game.outcome(player)
+        return "invalid" if self.forfeited == player else "win"
+
+    def collect(self, player: int) -> dict[str, float]:
+        """The named parts of what ``player`` has earned since the last call; their sum is the reward."""
+        terms = dict(self.game.reward_terms(player)) if self._rules_pay() else {}
+        if self.beside_rules[player]:
+            terms["invalid"] = self.beside_rules[player]
+        paid = self._paid[player]
+        self._paid[player] = terms
+        return {name: terms.get(name, 0.0) - paid.get(name, 0.0) for name in {**paid, **terms}}
