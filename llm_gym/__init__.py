@@ -17,7 +17,7 @@ __all__ = ["GAMES", "IllegalAction", "TextEnv", "TextGame", "Unicode"]
 GAMES: dict[str, dict[str, Any]] = {
     "TicTacToe": {"text_game": "llm_gym.games.tic_tac_toe:TicTacToe"},
 }
-"""Name of an id (``llmgym/<name>-v0``) -> the settings of its :class:`TextEnv`. A game's module loads when it is made."""
+"""Name of an id (``llmgym/<name>-v0``) -> the settings of its :class:`TextEnv`. A game's module loads when made."""
 
 for _name, _settings in GAMES.items():
     gymnasium.register(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 from gymnasium.error import ResetNeeded
@@ -25,7 +25,7 @@ class TextEnv(gymnasium.Env[str, str]):
     ``draw``, ``solved``, ``failed``, or ``invalid`` where the agent's own reply ended the game.
 
     Args:
-        text_game: The rules: a :class:`llm_gym.TextGame` class, a callable that makes one, or ``"module:name"`` of either.
+        text_game: The rules: a :class:`llm_gym.TextGame` class, a callable that makes one, or its ``"module:name"``.
         opponent: ``"random"``, ``"first"``, ``"minimax"``, or a callable ``(observation, info) -> reply``.
         seat: The agent's seat: a number, ``"alternate"`` (from episode to episode; ``seed % num_players`` where reset
             gets a seed), or ``"random"``.
@@ -42,7 +42,7 @@ class TextEnv(gymnasium.Env[str, str]):
         ValueError: A setting is none of the above.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}
+    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}
 
     def __init__(
         self,

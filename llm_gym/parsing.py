@@ -63,10 +63,10 @@ def _boxed(reply: str) -> str | None:
 
 
 def _bracket(reply: str) -> str | None:
-    last = None
-    for last in _BRACKET.finditer(reply):
-        pass
-    return last[1].strip() if last else None
+    found = None
+    for match in _BRACKET.finditer(reply):
+        found = match
+    return found[1].strip() if found else None
 
 
 def _tag(reply: str) -> str | None:
@@ -81,7 +81,7 @@ def _tag(reply: str) -> str | None:
 
 
 def _fence(reply: str) -> str:
-    """The last fenced Python block, else the last fenced block, else the whole reply; an unclosed fence runs to the end."""
+    """The last fenced Python block, else the last fenced block, else the whole reply. An open fence runs on."""
     blocks: list[tuple[str, str]] = []
     opened: tuple[str, int] | None = None
     for line in _FENCE.finditer(reply):
@@ -133,7 +133,7 @@ def format_action(action: str, action_format: str) -> str:
 
 
 def match_action(candidate: str, legal: list[str] | None) -> str | None:
-    """The one legal action that ``candidate`` means: the same but for case and spaces. None where none or several fit."""
+    """The one legal action that ``candidate`` means, alike but for case and spaces; None where none or several are."""
     if not legal or len(candidate) > 1000:
         return None
     folded = "".join(candidate.split()).casefold()

@@ -19,7 +19,7 @@ SAMPLE_ALPHABET = "abcxyzABCXYZ0123456789 .,!?-_\\{}[]<>/\n\täßжЯ中文字ע
 
 
 class Unicode(Space[str]):
-    """Every ``str``: no alphabet, no length limit. ``gymnasium.spaces.Text`` needs both and copies characters one by one.
+    """Every ``str``: no alphabet and no length limit, which ``gymnasium.spaces.Text`` both needs.
 
     Batched, it is a ``Tuple`` of itself, so vector environments return tuples of strings.
     """
@@ -78,7 +78,7 @@ class TextChannel:
 
 
 class LatestTexts(Sequence[str]):
-    """The workers' latest strings, read when looked at; a deep copy, which is what vector environments hand out, is a tuple."""
+    """The workers' latest strings, read when looked at. A deep copy, which vector environments hand out, is a tuple."""
 
     def __init__(self, channel: TextChannel) -> None:
         self.channel = channel

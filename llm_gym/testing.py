@@ -16,8 +16,24 @@ from gymnasium.utils.env_checker import check_env
 
 from llm_gym.parsing import FORMATS, format_action
 
-JUNK = ("", " ", "\x00", "\ud800", "\u202e\u200f", "²", "\\boxed{", "\\boxed{\\boxed{}}", "[", "<answer>", "```", "<think>", "}" * 99,
-        "\\boxed{no such action}", "\\boxed{1}\\boxed{2}", "🥚" * 40, "x" * 1_000_000)  # fmt: skip
+JUNK = (
+    *(
+        "",
+        " ",
+        "\x00",
+        "\ud800",
+        "\u202e\u200f",
+        "²",
+        "[",
+        "<answer>",
+        "```",
+        "<think>",
+        "}" * 99,
+        "🥚" * 40,
+        "x" * 1_000_000,
+    ),
+    *("\\boxed{", "\\boxed{\\boxed{}}", "\\boxed{no such action}", "\\boxed{1}\\boxed{2}"),
+)
 PARSES = {"ok", "malformed", "illegal"}
 OUTCOMES = {"win", "loss", "draw", "invalid", "solved", "failed"}
 
