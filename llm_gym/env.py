@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium.error import ResetNeeded
 
-from llm_gym.match import INVALID_GIVES, INVALID_LOSES, GameSpec, Match, make_game
+from llm_gym.match import GameSpec, Match, make_game
 from llm_gym.opponents import Reply, make_player
+from llm_gym.parsing import format_action
 from llm_gym.spaces import Unicode
 
 
@@ -66,12 +68,11 @@ class TextEnv(gymnasium.Env[str, str]):
         self.render_mode = render_mode
         self.observation_space = Unicode()
         self.action_space = Unicode()
-        low, high = self.game.reward_range
-        self.reward_range = (min(low, INVALID_LOSES), max(high, INVALID_GIVES))
+        self.reward_range = self.match.reward_range
         self.seat = 0
         self._seat_setting = seat
-        self._scripted = make_player(opponent) if isinstance(opponent, str) else None
-        self._reply = None if isinstance(opponent, str) else opponent
+        self._reply = opponent if callable(opponent) else None
+        self._scripted = None if callable(opponent) else make_player(opponent, self.game)
         self._episode = -1
         self._started = False
 
@@ -93,7 +94,7 @@ class TextEnv(gymnasium.Env[str, str]):
         self.match.reset(self.np_random, options)
         self._play_opponents()
         self._started = True
-        return self.match.view(self.seat, "ok")
+        return self.match.view(self.seat)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Takes the agent's whole reply, whatever string it is, and plays on to the agent's next turn.
@@ -104,14 +105,11 @@ class TextEnv(gymnasium.Env[str, str]):
         """
         if not self._started:
             raise ResetNeeded("the episode is over, or none was started: call reset() before step()")
-        if not isinstance(action, str):
-            raise TypeError(f"an action is the whole reply, a str, not {type(action).__name__}")
         match, seat = self.match, self.seat
-        parse = "ok"
         if match.current_player is not None:
-            parse = match.take(seat, action)
+            match.take(seat, action)
             self._play_opponents()
-        observation, info = match.view(seat, parse)
+        observation, info = match.view(seat)
         over = match.current_player is None
         reward = 0.0
         if over or match.beside_rules[seat] or self.game.pays_each_turn:
@@ -122,12 +120,15 @@ class TextEnv(gymnasium.Env[str, str]):
 
     def _play_opponents(self) -> None:
         match, game = self.match, self.game
-        parse = "ok"
         while (player := match.current_player) is not None and player != self.seat:
             if self._scripted is not None:
                 game.apply(self._scripted.choose(game, self.np_random))
             elif self._reply is not None:
-                parse = match.take(player, self._reply(*match.view(player, parse)))
+                match.take(player, self._reply(*match.view(player)))
+
+    def scripted_reply(self, player: str, rng: np.random.Generator) -> str:
+        """The reply that a scripted player (``"random"``, ``"minimax"``, ...) would give now in the agent's seat."""
+        return format_action(make_player(player, self.game).choose(self.game, rng), self.match.action_format)
 
     def render(self) -> str | None:
         """The situation as the agent sees it, in render mode ``ansi``."""

@@ -1,0 +1,1 @@
+"""Trainers for language-model agents on text environments, one script an algorithm."""

@@ -1,0 +1,85 @@
+"""Running a causal language model over prompts that are shared, and over the rows that follow them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from algos.maths.logprobs import token_logprobs
+from algos.rollout.batching import Batch, Prompts
+
+
+def causal_lm(model: nn.Module) -> Any:
+    """The Hugging Face causal model inside PEFT's wrapper, if there is one; its adapters stay in force."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def prefill(model: nn.Module, prompts: Prompts) -> tuple[DynamicCache, Tensor, Tensor]:
+    """Runs the model over prompts, each distinct part once.
+
+    Returns:
+        The key-value cache, one entry a prompt; the hidden state of each prompt's last token, ``[prompts, width]``;
+        and the cache's attention mask, ``[prompts, prefix + rest]``.
+    """
+    decoder = causal_lm(model).get_decoder()
+    cache = DynamicCache(config=causal_lm(model).config)
+    shared, (distinct, width) = len(prompts.prefix), prompts.rests.shape
+    mask = torch.cat([prompts.rest_mask.new_ones(distinct, shared), prompts.rest_mask], dim=1)
+    if shared:
+        decoder(prompts.prefix[None], past_key_values=cache, use_cache=True)
+        if distinct > 1:
+            cache.batch_repeat_interleave(distinct)
+    positions = (mask.long().cumsum(1) - 1)[:, shared:].clamp(min=0)
+    out = decoder(prompts.rests, attention_mask=mask.long(), position_ids=positions, past_key_values=cache, use_cache=True)
+    if not torch.equal(prompts.index, torch.arange(distinct, device=prompts.index.device)):
+        cache.batch_select_indices(prompts.index)
+    return cache, out.last_hidden_state[prompts.index, -1], mask[prompts.index]
+
+
+def action_hidden(model: nn.Module, batch: Batch, share_prompts: bool = True) -> Tensor:
+    """The hidden state before each action token, ``[tokens, width]``, row by row.
+
+    Args:
+        share_prompts: Compute what rows share once. Needs the key-value cache, which gradient checkpointing forbids;
+            without it every row runs whole. The result is the same.
+    """
+    decoder = causal_lm(model).get_decoder()
+    prompts, length = batch.prompts, batch.ids.shape[1]
+    if share_prompts:
+        cache, last, prompt_mask = prefill(model, prompts)
+        hidden = last[:, None]
+        if length > 1:
+            mask = torch.cat([prompt_mask, batch.mask[:, :-1]], dim=1).long()
+            positions = (mask.cumsum(1) - 1)[:, prompt_mask.shape[1] :]
+            rest = decoder(
+                batch.ids[:, :-1], attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            ).last_hidden_state
+            hidden = torch.cat([hidden, rest], dim=1)
+        return hidden[batch.action_mask]
+    prefix = prompts.prefix.expand(len(batch.ids), -1)
+    ids = torch.cat([prefix, prompts.rests[prompts.index], batch.ids], dim=1)
+    mask = torch.cat([torch.ones_like(prefix), prompts.rest_mask[prompts.index], batch.mask], dim=1).long()
+    out = decoder(ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), use_cache=False)
+    return out.last_hidden_state[:, -length - 1 : -1][batch.action_mask]
+
+
+class Policy(nn.Module):
+    """A causal language model that answers with the log-probabilities of a batch's action tokens.
+
+    One forward call is one pass, so that DistributedDataParallel and DeepSpeed can wrap it.
+    """
+
+    def __init__(self, model: nn.Module, temperature: float, share_prompts: bool = True) -> None:
+        super().__init__()
+        self.model = model
+        self.temperature = temperature
+        self.share_prompts = share_prompts
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies of the action tokens, both ``[tokens]``, row by row."""
+        hidden = action_hidden(self.model, batch, self.share_prompts)
+        head = causal_lm(self.model).get_output_embeddings()
+        return token_logprobs(hidden, batch.actions("ids"), head, self.temperature)

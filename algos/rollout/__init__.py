@@ -1,0 +1,1 @@
+"""From an environment's words to rows of tokens."""

@@ -1,0 +1,100 @@
+"""The engine ``hf``: samples from the very model that is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from algos.model.forward import causal_lm, prefill
+from algos.rollout.batching import Prompts
+
+
+@dataclass
+class Sample:
+    """One sampled reply: its token ids (a sampled end-of-turn token included) and their log-probabilities."""
+
+    ids: list[int]
+    logprobs: list[float]
+    stop_reason: str
+
+
+class HFEngine:
+    """Samples replies with a key-value cache; prompts that are alike are computed once.
+
+    Args:
+        model: A causal language model, the trained one: ``sync`` has nothing to copy.
+        stop_ids: Tokens that end a reply.
+        max_new_tokens: A reply is cut after so many.
+        batch_size: Prompts sampled at a time.
+    """
+
+    def __init__(self, model: nn.Module, stop_ids: Sequence[int], max_new_tokens: int, batch_size: int = 1024) -> None:
+        self.model = model
+        self.stop_ids = torch.tensor(sorted(stop_ids))
+        self.max_new_tokens = max_new_tokens
+        self.batch_size = batch_size
+        self.version = 0
+
+    def sync(self, version: int) -> None:
+        """Takes note that the weights, which are shared, have had ``version`` optimizer steps."""
+        self.version = version
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[list[int]], temperature: float, generator: torch.Generator) -> list[Sample]:
+        """Samples one reply a prompt over the whole vocabulary (no top-p, no top-k).
+
+        Args:
+            temperature: Log-probabilities are those of softmax(logits / temperature). 0 takes the likeliest token and
+                reports its log-probability at temperature 1.
+            generator: The only source of randomness.
+        """
+        training = self.model.training
+        self.model.eval()
+        samples: list[Sample] = []
+        for start in range(0, len(prompts), self.batch_size):
+            samples += self._batch(prompts[start : start + self.batch_size], temperature, generator)
+        self.model.train(training)
+        return samples
+
+    def _batch(self, prompts: Sequence[list[int]], temperature: float, generator: torch.Generator) -> list[Sample]:
+        decoder, head = causal_lm(self.model).get_decoder(), causal_lm(self.model).get_output_embeddings()
+        device = next(self.model.parameters()).device
+        cache, hidden, mask = prefill(self.model, Prompts.of(prompts, device))
+        samples = [Sample([], [], "length") for _ in prompts]
+        rows = torch.arange(len(prompts), device=device)
+        done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+        stops = self.stop_ids.to(device)
+        for step in range(self.max_new_tokens):
+            tokens, logprobs = choose(head(hidden), temperature, generator)
+            stopped = torch.isin(tokens, stops)
+            for row, live, token, logprob, stop in zip(
+                rows.tolist(), (~done).tolist(), tokens.tolist(), logprobs.tolist(), stopped.tolist(), strict=True
+            ):
+                if live:
+                    samples[row].ids.append(token)
+                    samples[row].logprobs.append(logprob)
+                    if stop:
+                        samples[row].stop_reason = "stop"
+            done |= stopped
+            if step == self.max_new_tokens - 1 or bool(done.all()):
+                break
+            if int(done.sum()) * 4 >= len(done):  # copying the cache pays once a quarter of it is idle
+                keep = (~done).nonzero()[:, 0]
+                cache.batch_select_indices(keep)
+                rows, done, mask, tokens = rows[keep], done[keep], mask[keep], tokens[keep]
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            positions = mask.long().sum(1, keepdim=True) - 1
+            hidden = decoder(
+                tokens[:, None], attention_mask=mask.long(), position_ids=positions, past_key_values=cache, use_cache=True
+            ).last_hidden_state[:, -1]
+        return samples
+
+
+def choose(logits: Tensor, temperature: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Samples from ``[rows, vocabulary]`` logits: tokens and their log-probabilities, both ``[rows]``."""
+    log_p = torch.log_softmax(logits.float() / (temperature or 1.0), dim=-1)
+    tokens = torch.multinomial(log_p.exp(), 1, generator=generator)[:, 0] if temperature else log_p.argmax(-1)
+    return tokens, log_p.gather(-1, tokens[:, None])[:, 0]

@@ -1,0 +1,104 @@
+"""Plays episodes: many environments side by side, one engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import gymnasium
+import torch
+
+from algos.rollout.chat import Chat
+from algos.rollout.hf import HFEngine
+from algos.rollout.records import Episode, Turn
+
+Context = Literal["turn", "episode"]
+
+
+class Seat:
+    """One running episode: an environment and the conversation so far."""
+
+    def __init__(self, env: gymnasium.Env[str, str], env_id: str, seed: int, group: int, context: Context, chat: Chat):
+        self.env, self.context, self.chat = env, context, chat
+        observation, info = env.reset(seed=seed)
+        messages = info.get("messages") or [{"role": "user", "content": observation}]
+        rules = [m for m in messages if m["role"] == "system"]
+        self.episode = Episode(env_id, seed, group, player=info.get("player", 0), rules=rules[0]["content"] if rules else "")
+        self._rules = rules
+        self._last = messages[-1:]
+        self.observation = observation
+        self.prompt_ids = chat.first(messages)
+        self.done = "outcome" in info  # the opponent can end a game before our first turn: nothing to learn from it
+        if self.done:
+            self._finish(info, terminated=True)
+
+    def reply(self, ids: list[int], logprobs: list[float], stop_reason: str, version: int) -> None:
+        """Plays a sampled reply and prepares the next prompt."""
+        text = self.chat.decode(ids)
+        turn = Turn(self.prompt_ids, ids, logprobs, self.observation, text, stop_reason=stop_reason, policy_version=version)
+        self.observation, reward, terminated, truncated, info = self.env.step(text)
+        turn.reward = float(reward)
+        turn.parse = info.get("parse", "ok")
+        turn.player = info.get("player", 0)
+        self.episode.turns.append(turn)
+        if terminated or truncated:
+            self._finish(info, terminated=bool(terminated))
+            return
+        messages = info.get("messages") or [{"role": "user", "content": self.observation}]
+        if self.context == "turn":
+            self.prompt_ids = self.chat.first(self._rules + messages)
+        else:
+            self.prompt_ids = self.chat.following(turn.prompt_ids, ids, messages)
+
+    def cut(self) -> None:
+        """Ends the episode at a limit of ours."""
+        self._finish({}, terminated=False)
+
+    def _finish(self, info: dict[str, Any], terminated: bool) -> None:
+        self.done = True
+        episode = self.episode
+        episode.terminated, episode.truncated = terminated, not terminated
+        episode.last_observation = self.observation
+        episode.info = {key: value for key, value in info.items() if key != "messages"}
+        total = episode.total_reward
+        by_sign = "win" if total > 0 else "loss" if total < 0 else "draw"
+        episode.outcome = info.get("outcome", by_sign if terminated else "truncated")
+
+
+def play(
+    envs: Sequence[gymnasium.Env[str, str]],
+    seeds: Sequence[int],
+    engine: HFEngine,
+    chat: Chat,
+    *,
+    env_id: str,
+    context: Context,
+    temperature: float,
+    generator: torch.Generator,
+    max_turns: int,
+    max_prompt_tokens: int,
+    group_size: int = 1,
+) -> list[Episode]:
+    """Plays one episode a seed, in lockstep, and returns them in the order of ``seeds``.
+
+    Args:
+        envs: One environment a seed, or more; they are reset with the seeds.
+        group_size: Consecutive seeds of one group (their number is recorded).
+        max_turns: An episode is truncated after so many replies.
+        max_prompt_tokens: An episode is truncated where its next prompt would be longer.
+    """
+    seats = [
+        Seat(env, env_id, seed, i // group_size, context, chat)
+        for i, (env, seed) in enumerate(zip(envs, seeds, strict=False))
+    ]
+    while True:
+        live = [seat for seat in seats if not seat.done]
+        for seat in live:
+            if len(seat.episode.turns) >= max_turns or len(seat.prompt_ids) > max_prompt_tokens:
+                seat.cut()
+        live = [seat for seat in live if not seat.done]
+        if not live:
+            return [seat.episode for seat in seats]
+        samples = engine.generate([seat.prompt_ids for seat in live], temperature, generator)
+        for seat, sample in zip(live, samples, strict=True):
+            seat.reply(sample.ids, sample.logprobs, sample.stop_reason, engine.version)

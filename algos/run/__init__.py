@@ -1,0 +1,1 @@
+"""What surrounds training: configuration, checkpoints, evaluation, reports."""

@@ -1,0 +1,248 @@
+"""Settings: pydantic models, then YAML, then environment variables, then the command line; the later wins."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+ENV_PREFIX = "LLM_GYM_"
+
+
+class ConfigError(Exception):
+    """A setting is wrong; the message is one line that says which, how, and what would be right."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True, coerce_numbers_to_str=True)
+
+
+class RunSection(Section):
+    name: str = Field("run", description="Names the run in trackers and in its report.")
+    dir: Path = Field(Path("runs/run"), description="The run's folder.")
+    seed: int = Field(0, ge=0, description="Fixes every random choice of the run.")
+    max_steps: int = Field(100, ge=0, description="Number of collect-and-update steps.")
+    save_every: int = Field(25, ge=1, description="A checkpoint after every so many steps, and at the end.")
+    keep: int = Field(2, ge=1, description="Newest checkpoints kept.")
+    trackers: list[Literal["tensorboard", "wandb"]] = Field(
+        ["tensorboard"], description="Where metrics go besides metrics.jsonl. wandb is offline unless WANDB_API_KEY is set."
+    )
+    minutes: float | None = Field(None, gt=0, description="Stop training after so many minutes, as if max_steps were reached.")
+
+
+class ModelSection(Section):
+    path: str = Field("tiny", description="A Hugging Face folder or id, or `tiny`: the embedded model, warm-started by SFT.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Weights and arithmetic.")
+
+
+class EnvSection(BaseModel):
+    """``id`` and, beside it, any setting of that environment (opponent, seat, ...)."""
+
+    model_config = ConfigDict(extra="allow")
+    id: str = Field("llmgym/TicTacToe-v0", description="A registered Gymnasium id.")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class RolloutSection(Section):
+    episodes: int = Field(256, ge=1, description="Episodes a step, over all processes.")
+    context: Literal["turn", "episode"] = Field(
+        "turn", description="turn: each reply answers the rules and the situation now. episode: one growing conversation."
+    )
+    temperature: float = Field(1.0, gt=0, description="Sampling temperature; training needs the full support.")
+    top_p: float = Field(1.0, description="Only 1: cutting the distribution breaks the importance ratio.")
+    top_k: int = Field(0, description="Only 0 (off), for the same reason.")
+    max_new_tokens: int = Field(16, ge=1, description="A reply is cut after so many tokens.")
+    max_turns: int = Field(64, ge=1, description="An episode is truncated after so many replies.")
+    max_prompt_tokens: int = Field(1024, ge=1, description="An episode is truncated where its prompt would be longer.")
+    thinking: bool = Field(False, description="`enable_thinking` of the chat template.")
+
+    @field_validator("top_p")
+    @classmethod
+    def _full_nucleus(cls, value: float) -> float:
+        if value != 1.0:
+            raise ValueError("training samples from the whole distribution: leave top_p at 1.0")
+        return value
+
+    @field_validator("top_k")
+    @classmethod
+    def _full_vocabulary(cls, value: int) -> int:
+        if value != 0:
+            raise ValueError("training samples from the whole distribution: leave top_k at 0")
+        return value
+
+
+class OptimSection(Section):
+    lr: float = Field(1e-6, gt=0, description="Peak learning rate of AdamW.")
+    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="From the peak to `final_lr`.")
+    final_lr: float = Field(0.0, ge=0, description="Learning rate at the last step of a linear or cosine schedule.")
+    warmup_steps: int = Field(0, ge=0, description="Steps of linear warm-up.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled decay.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
+    micro_batch: int = Field(
+        256, ge=1, description="Rows in memory at a time, on each process. It never changes the gradient."
+    )
+
+
+class EvalSection(Section):
+    episodes: int = Field(400, ge=0, description="Games before and after training, on fixed seeds; 0: none.")
+    every: int = Field(0, ge=0, description="Evaluate during training after every so many steps; 0: never.")
+    temperature: float = Field(1.0, ge=0, description="1.0: the policy as trained; 0: greedy.")
+
+
+class Config(Section):
+    """What every trainer has; an algorithm adds its own section."""
+
+    run: RunSection = RunSection()
+    model: ModelSection = ModelSection()
+    env: EnvSection = EnvSection()
+    rollout: RolloutSection = RolloutSection()
+    optim: OptimSection = OptimSection()
+    eval: EvalSection = EvalSection()
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Config:
+        if self.optim.warmup_steps > self.run.max_steps > 0:
+            raise ValueError("optim.warmup_steps is larger than run.max_steps")
+        return self
+
+
+C = TypeVar("C", bound=BaseModel)
+
+
+def load(schema: type[C], argv: list[str]) -> tuple[C, dict[str, str], dict[str, bool]]:
+    """Reads ``--config FILE``, ``LLM_GYM_<SECTION>__<KEY>`` variables and ``--section.key value`` from ``argv``.
+
+    Returns:
+        The settings; where each one that is not a default came from; and the flags ``resume`` and ``overwrite``.
+
+    Raises:
+        ConfigError: Anything is unknown, of the wrong type, or impossible together.
+    """
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    files, overrides, flags = _split(argv)
+    for file in files:
+        for key, value in _flatten(_read_yaml(file)):
+            _put(schema, values, sources, key, value, str(file))
+    for name, text in sorted(os.environ.items()):
+        if name.startswith(ENV_PREFIX) and "__" in name:
+            key = name[len(ENV_PREFIX) :].lower().replace("__", ".")
+            _put(schema, values, sources, key, _scalar(text), f"environment variable {name}")
+    for key, text in overrides:
+        if key == "model":
+            key = "model.path"
+        _put(schema, values, sources, key, _scalar(text), "command line")
+    try:
+        return schema.model_validate(values), sources, flags
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "config"
+        given = "" if isinstance(first["input"], BaseModel | dict) else f" (got {first['input']!r})"
+        raise ConfigError(f"{where}: {first['msg'].removeprefix('Value error, ')}{given}") from None
+
+
+def _split(argv: list[str]) -> tuple[list[Path], list[tuple[str, str]], dict[str, bool]]:
+    files: list[Path] = []
+    overrides: list[tuple[str, str]] = []
+    flags = {"resume": False, "overwrite": False}
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word[2:].partition("=")
+        if not word.startswith("--") or not name:
+            raise ConfigError(f"unexpected argument {word!r}: settings are written --section.key value")
+        if name in flags and not equals:
+            flags[name] = True
+            continue
+        if not equals:
+            if not rest:
+                raise ConfigError(f"--{name} needs a value")
+            value = rest.pop(0)
+        if name == "config":
+            files.append(Path(value))
+        else:
+            overrides.append((name, value))
+    return files, overrides, flags
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"--config {path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"--config {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(data or {}, dict):
+        raise ConfigError(f"--config {path}: must be sections of settings, not a {type(data).__name__}")
+    return data or {}
+
+
+def _flatten(data: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for key, value in data.items():
+        name = f"{prefix}{key}"
+        flat += _flatten(value, name + ".") if isinstance(value, dict) and not prefix else [(name, value)]
+    return flat
+
+
+def _scalar(text: str) -> Any:
+    try:
+        return yaml.safe_load(text) if text else text
+    except yaml.YAMLError:
+        return text
+
+
+def _put(schema: type[BaseModel], values: dict[str, Any], sources: dict[str, str], key: str, value: Any, source: str) -> None:
+    """Sets ``values[section][name]``, having checked that the schema knows it."""
+    section, _, name = key.partition(".")
+    known = schema.model_fields
+    if section not in known:
+        raise ConfigError(f"{source}: unknown section {section!r} in {key!r}{_nearest(section, known)}")
+    part = known[section].annotation
+    if not name or not (isinstance(part, type) and issubclass(part, BaseModel)):
+        raise ConfigError(f"{source}: {key!r} is not of the form section.key")
+    if name not in part.model_fields and part.model_config.get("extra") != "allow":
+        raise ConfigError(f"{source}: unknown setting {key!r}{_nearest(name, part.model_fields, section + '.')}")
+    # YAML spells nothing `null`; people write None, which would otherwise be the string "None".
+    values.setdefault(section, {})[name] = None if value == "None" else _number(value)
+    sources[key] = source
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-6 as a string; it is a number here."""
+    if isinstance(value, str) and value[:1] in "-+.0123456789":
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _nearest(name: str, known: Any, prefix: str = "") -> str:
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {prefix}{close[0]}?" if close else f"; known are {', '.join(prefix + k for k in known)}"
+
+
+def dump(config: BaseModel, sources: dict[str, str]) -> str:
+    """The resolved settings as YAML that loads again, each line with where it came from."""
+    lines = []
+    for section, settings in config.model_dump(mode="json").items():
+        lines.append(f"{section}:")
+        for key, value in settings.items():
+            text = yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n...\n").strip()
+            lines.append(f"  {key}: {text}  # {sources.get(f'{section}.{key}', 'default')}")
+    return "\n".join(lines) + "\n"
+
+
+def die(error: Exception | str) -> NoReturn:
+    """Ends the program with one line and exit status 2."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    raise SystemExit(2)
