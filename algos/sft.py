@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,9 @@ TINY_VERSION = 1  # raise it when the recipe changes, so that no stale model is 
 
 
 class SftSection(Section):
-    player: str = Field("random", description="The scripted player whose replies are learned; a weak one teaches format only.")
+    player: str = Field(
+        "random", description="The scripted player whose replies are learned; a weak one teaches format only."
+    )
     episodes: int = Field(2000, ge=1, description="Games demonstrated.")
     steps: int = Field(300, ge=1, description="Optimizer steps.")
     batch: int = Field(256, ge=1, description="Replies a step.")
@@ -103,7 +104,7 @@ def train(model: torch.nn.Module, rows: list[Row], sft: SftSection, seed: int, q
         logprobs, _ = policy(batch)
         loss = -(logprobs * batch.action_weights()).sum()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         bar.set_postfix(loss=f"{loss.item():.3f}")
@@ -121,7 +122,13 @@ def tiny_model(env: EnvSection, context: Context, sft: SftSection, seed: int = 0
     """
     settings = {k: v for k, v in env.settings.items() if k != "opponent"} | {"seat": "alternate"}
     env = EnvSection(id=env.id, **settings)
-    recipe = {"version": TINY_VERSION, "env": env.model_dump(), "context": context, "sft": sft.model_dump(), "seed": seed}
+    recipe = {
+        "version": TINY_VERSION,
+        "env": env.model_dump(),
+        "context": context,
+        "sft": sft.model_dump(),
+        "seed": seed,
+    }
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
     folder = cache_folder() / f"tiny-{env.id.split('/')[-1]}-{digest}"
     if folder.exists():

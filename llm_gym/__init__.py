@@ -7,15 +7,41 @@ from typing import Any
 
 import gymnasium
 
+from llm_gym.aec import aec
 from llm_gym.env import TextEnv
 from llm_gym.game import IllegalAction, TextGame
 from llm_gym.spaces import Unicode
 
 __version__ = "0.1.0"
-__all__ = ["GAMES", "IllegalAction", "TextEnv", "TextGame", "Unicode"]
+__all__ = ["GAMES", "IllegalAction", "TextEnv", "TextGame", "Unicode", "aec"]
+
+_OPENSPIEL: dict[str, Any] = {"text_game": "llm_gym.games.openspiel:OpenSpiel"}
 
 GAMES: dict[str, dict[str, Any]] = {
     "TicTacToe": {"text_game": "llm_gym.games.tic_tac_toe:TicTacToe"},
+    "Negotiation": {"text_game": "llm_gym.games.negotiation:Negotiation", "opponent": "greedy"},
+    "PasswordGame": {"text_game": "llm_gym.games.password:PasswordGame"},
+    "OpenSpiel": {**_OPENSPIEL, "game": "tic_tac_toe"},
+    "2048": {**_OPENSPIEL, "game": "2048"},
+    "Backgammon": {**_OPENSPIEL, "game": "backgammon", "show_legal": True},
+    "Blackjack": {**_OPENSPIEL, "game": "blackjack"},
+    "Breakthrough": {**_OPENSPIEL, "game": "breakthrough(rows=6,columns=6)"},
+    "Checkers": {**_OPENSPIEL, "game": "checkers"},
+    "Chess": {**_OPENSPIEL, "game": "chess"},
+    "Clobber": {**_OPENSPIEL, "game": "clobber"},
+    "ConnectFour": {**_OPENSPIEL, "game": "connect_four"},
+    "DotsAndBoxes": {**_OPENSPIEL, "game": "dots_and_boxes(num_rows=3,num_cols=3)"},
+    "GinRummy": {**_OPENSPIEL, "game": "gin_rummy", "show_legal": True},
+    "Go": {**_OPENSPIEL, "game": "go(board_size=7)"},
+    "Goofspiel": {**_OPENSPIEL, "game": "goofspiel(num_cards=5)"},
+    "Hex": {**_OPENSPIEL, "game": "hex(board_size=5)"},
+    "KuhnPoker": {**_OPENSPIEL, "game": "kuhn_poker"},
+    "LeducPoker": {**_OPENSPIEL, "game": "leduc_poker"},
+    "LiarsDice": {**_OPENSPIEL, "game": "liars_dice"},
+    "Nim": {**_OPENSPIEL, "game": "nim"},
+    "Othello": {**_OPENSPIEL, "game": "othello"},
+    "Pig": {**_OPENSPIEL, "game": "pig(winscore=50)"},
+    "Y": {**_OPENSPIEL, "game": "y(board_size=5)"},
 }
 """Name of an id (``llmgym/<name>-v0``) -> the settings of its :class:`TextEnv`. A game's module loads when made."""
 

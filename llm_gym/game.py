@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import copy
 import pickle
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, ClassVar
 
 import numpy as np
 
 
 class IllegalAction(ValueError):
     """Raised by :meth:`TextGame.apply` for an action that the rules do not allow; the game is then unchanged."""
+
+
+Policy = Callable[[str, dict[str, Any], np.random.Generator], str]
+"""A scripted player of one game: observation, ``info`` and a generator -> an action, not yet in a reply's format."""
 
 
 class TextGame:
@@ -29,6 +34,7 @@ class TextGame:
         pays_each_turn: True if :meth:`returns` can change before the end; otherwise it is read at the end only.
         perfect_information: False if a player cannot see the whole state (hidden cards, simultaneous moves).
         has_chance: True if :meth:`apply` can draw from the generator.
+        players: Scripted players of this game alone, by name. They read only what a player reads.
     """
 
     num_players: int = 1
@@ -40,6 +46,7 @@ class TextGame:
     pays_each_turn: bool = False
     perfect_information: bool = True
     has_chance: bool = False
+    players: ClassVar[dict[str, Policy]] = {}
 
     def reset(self, rng: np.random.Generator, options: dict[str, Any] | None = None) -> None:
         """Starts a new game. ``rng`` is the only source of randomness; keep it if later turns need chance."""
@@ -83,6 +90,10 @@ class TextGame:
     def clone(self) -> TextGame:
         """An independent copy, as tree search needs."""
         return copy.deepcopy(self)
+
+    def position(self) -> Hashable:
+        """A key of all that the rest of the game depends on: exact search visits equal positions once."""
+        return self.serialize()
 
     def serialize(self) -> bytes:
         """The whole state as bytes; :meth:`deserialize` gives it back. Equal states of one game give equal bytes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -23,12 +24,16 @@ GameSpec = str | Callable[..., TextGame]
 """A :class:`TextGame` class, a callable that makes one, or ``"module:name"`` of either."""
 
 
-def make_game(game: GameSpec, **settings: Any) -> TextGame:
+def make_game(game: GameSpec, /, **settings: Any) -> TextGame:
     """Makes a game from its class, from a callable, or from ``"module:name"``."""
     maker: Any = game
     if isinstance(game, str):
         module, _, name = game.partition(":")
         maker = getattr(importlib.import_module(module), name)
+    try:
+        inspect.signature(maker).bind(**settings)
+    except TypeError as error:
+        raise TypeError(f"{getattr(maker, '__name__', maker)} {error}") from None
     made = maker(**settings)
     if not isinstance(made, TextGame):
         raise TypeError(f"game must make a TextGame, but {game!r} made a {type(made).__name__}")
@@ -85,16 +90,35 @@ class Match:
         self.rng = rng
         self.forfeited = None  # whose invalid reply ended the game
         self.beside_rules = [0.0] * self.game.num_players  # penalties, and what an invalid end costs and brings
+        self.parsed = ["ok"] * self.game.num_players  # what became of each seat's last reply
         self._invalid_in_a_row = 0
         self._told: set[int] = set()  # seats that have been told the rules
         self._paid: list[dict[str, float]] = [{} for _ in range(self.game.num_players)]
+
+    @property
+    def reward_range(self) -> tuple[float, float]:
+        """Smallest and largest return of one player, invalid replies included."""
+        low, high = self.game.reward_range
+        if self.on_invalid == "random":
+            return low, high
+        gives = INVALID_GIVES if self.game.num_players > 1 else 0.0
+        if self.game.pays_each_turn:  # what was earned before an invalid end is kept
+            low, high = low + INVALID_LOSES, high + gives
+        low, high = min(low, INVALID_LOSES), max(high, gives)
+        return (-math.inf if self.on_invalid == "penalty" else low), high
 
     @property
     def current_player(self) -> int | None:
         return self.game.current_player if self.forfeited is None else None
 
     def take(self, player: int, reply: str) -> str:
-        """Lets ``player`` reply; returns what became of it: ``ok``, ``malformed`` or ``illegal``."""
+        """Lets ``player`` reply; returns what became of it: ``ok``, ``malformed`` or ``illegal``.
+
+        Raises:
+            TypeError: ``reply`` is not a string.
+        """
+        if not isinstance(reply, str):
+            raise TypeError(f"an action is the whole reply, a str, not {type(reply).__name__}")
         candidate = extract_action(reply, self.action_format)
         parse = "malformed"
         if candidate is not None:
@@ -107,6 +131,7 @@ class Match:
                 if meant is not None:
                     self.game.apply(meant)
                     parse = "ok"
+        self.parsed[player] = parse
         if parse == "ok":
             self._invalid_in_a_row = 0
         else:
@@ -130,12 +155,12 @@ class Match:
         for seat in range(self.game.num_players):
             self.beside_rules[seat] += INVALID_LOSES if seat == player else INVALID_GIVES
 
-    def view(self, player: int, parse: str) -> tuple[str, dict[str, Any]]:
-        """What ``player`` sees now, ``parse`` having become of the last reply: observation and ``info``."""
-        game = self.game
-        over = self.forfeited is not None or game.current_player is None
+    def view(self, player: int) -> tuple[str, dict[str, Any]]:
+        """What ``player`` sees now: observation and ``info``. Legal actions are for the player to move alone."""
+        game, parse = self.game, self.parsed[player]
+        to_move = self.current_player
         observation = game.observe(player)
-        legal = [] if over else game.legal_actions()
+        legal = game.legal_actions() if to_move == player else []
         if self.show_legal and legal:
             cut = "" if len(legal) <= MAX_LEGAL_SHOWN else f" ... ({len(legal)} in all)"
             observation += "\nLegal actions: " + ", ".join(legal[:MAX_LEGAL_SHOWN]) + cut
@@ -146,7 +171,7 @@ class Match:
             self._told.add(player)
             messages.insert(0, {"role": "system", "content": self.system})
         info = {"player": player, "legal_actions": legal, "parse": parse, "messages": messages, **game.info(player)}
-        if over:
+        if to_move is None:
             info["returns"] = self.returns()
             info["outcome"] = self.outcome(player)
         return observation, info

@@ -85,17 +85,15 @@ def _fence(reply: str) -> str:
     blocks: list[tuple[str, str]] = []
     opened: tuple[str, int] | None = None
     for line in _FENCE.finditer(reply):
-        if opened is None:
-            opened = (line[1].lower(), line.end() + 1)
-        else:
+        language = line[1].lower()
+        if opened is not None:
             blocks.append((opened[0], reply[opened[1] : line.start()]))
-            opened = None
+        # A fence that names Python opens a block even where the one before was left open.
+        opened = (language, line.end() + 1) if opened is None or language in _PYTHON else None
     if opened is not None and reply[opened[1] :].strip():
         blocks.append((opened[0], reply[opened[1] :]))
     python = [code for language, code in blocks if language in _PYTHON]
-    if python or blocks:
-        return (python or [code for _, code in blocks])[-1]
-    return reply
+    return (python or [code for _, code in blocks] or [reply])[-1].rstrip()
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,10 @@ FORMATS: dict[str, Format] = {
 
 
 def extract_action(reply: str, action_format: str) -> str | None:
-    """The action that ``reply`` marks, outer whitespace off; None if it marks none (the reply is malformed)."""
+    """The action that ``reply`` marks; None if it marks none (the reply is malformed).
+
+    Outer whitespace is off; ``fence`` keeps it before the code, whose first line may be indented.
+    """
     return FORMATS[action_format].extract(strip_think(reply))
 
 

@@ -51,6 +51,11 @@ class Unicode(Space[str]):
         return hash(Unicode)
 
 
+def _remove(folder: str, owner: int) -> None:
+    if os.getpid() == owner:  # a forked child that exits must not take the folder along
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 class TextChannel:
     """Where worker processes leave their latest string: one file each, read by the parent after the worker reports.
 
@@ -61,7 +66,7 @@ class TextChannel:
     def __init__(self, n: int) -> None:
         self.folder = tempfile.mkdtemp(prefix="llm_gym_")
         self.paths = [os.path.join(self.folder, str(i)) for i in range(n)]
-        self._cleanup = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self._cleanup = weakref.finalize(self, _remove, self.folder, os.getpid())
         for i in range(n):
             self.write(i, "")
 

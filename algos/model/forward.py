@@ -12,7 +12,7 @@ from algos.maths.logprobs import token_logprobs
 from algos.rollout.batching import Batch, Prompts
 
 
-def causal_lm(model: nn.Module) -> Any:
+def causal_lm(model: Any) -> Any:
     """The Hugging Face causal model inside PEFT's wrapper, if there is one; its adapters stay in force."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
@@ -26,14 +26,16 @@ def prefill(model: nn.Module, prompts: Prompts) -> tuple[DynamicCache, Tensor, T
     """
     decoder = causal_lm(model).get_decoder()
     cache = DynamicCache(config=causal_lm(model).config)
-    shared, (distinct, width) = len(prompts.prefix), prompts.rests.shape
+    shared, distinct = len(prompts.prefix), len(prompts.rests)
     mask = torch.cat([prompts.rest_mask.new_ones(distinct, shared), prompts.rest_mask], dim=1)
     if shared:
         decoder(prompts.prefix[None], past_key_values=cache, use_cache=True)
         if distinct > 1:
             cache.batch_repeat_interleave(distinct)
     positions = (mask.long().cumsum(1) - 1)[:, shared:].clamp(min=0)
-    out = decoder(prompts.rests, attention_mask=mask.long(), position_ids=positions, past_key_values=cache, use_cache=True)
+    out = decoder(
+        prompts.rests, attention_mask=mask.long(), position_ids=positions, past_key_values=cache, use_cache=True
+    )
     if not torch.equal(prompts.index, torch.arange(distinct, device=prompts.index.device)):
         cache.batch_select_indices(prompts.index)
     return cache, out.last_hidden_state[prompts.index, -1], mask[prompts.index]

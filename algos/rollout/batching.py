@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,7 +64,7 @@ class Batch:
     def of(rows: Sequence[Row], device: torch.device | str = "cpu") -> Batch:
         length = max(len(row.ids) for row in rows)
 
-        def pad(values: Sequence[list], fill: float | bool, dtype: torch.dtype) -> Tensor:  # type: ignore[type-arg]
+        def pad(values: Sequence[list[Any]], fill: float | bool, dtype: torch.dtype) -> Tensor:
             return torch.tensor([v + [fill] * (length - len(v)) for v in values], dtype=dtype, device=device)
 
         real = torch.get_default_dtype()

@@ -13,7 +13,8 @@ class Chat:
     """Turns messages into prompt tokens with a tokenizer's own chat template.
 
     A template may render the past differently once it is past (Qwen3's drops earlier ``<think>`` blocks). So only the
-    first prompt is rendered whole; later ones are the old tokens, the reply as sampled, and the rendering of what is new.
+    first prompt is rendered whole; a later one is the old tokens, the reply as sampled, and the rendering of what is
+    new.
 
     Args:
         tokenizer: A Hugging Face tokenizer with a chat template.

@@ -22,7 +22,7 @@ class Sample:
 
 
 class HFEngine:
-    """Samples replies with a key-value cache; prompts that are alike are computed once.
+    """Samples replies with a key-value cache; what prompts share is computed once.
 
     Args:
         model: A causal language model, the trained one: ``sync`` has nothing to copy.
@@ -31,7 +31,7 @@ class HFEngine:
         batch_size: Prompts sampled at a time.
     """
 
-    def __init__(self, model: nn.Module, stop_ids: Sequence[int], max_new_tokens: int, batch_size: int = 1024) -> None:
+    def __init__(self, model: nn.Module, stop_ids: set[int], max_new_tokens: int, batch_size: int = 1024) -> None:
         self.model = model
         self.stop_ids = torch.tensor(sorted(stop_ids))
         self.max_new_tokens = max_new_tokens
@@ -88,7 +88,11 @@ class HFEngine:
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
             positions = mask.long().sum(1, keepdim=True) - 1
             hidden = decoder(
-                tokens[:, None], attention_mask=mask.long(), position_ids=positions, past_key_values=cache, use_cache=True
+                tokens[:, None],
+                attention_mask=mask.long(),
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
             ).last_hidden_state[:, -1]
         return samples
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import gymnasium
@@ -18,16 +19,17 @@ Context = Literal["turn", "episode"]
 class Seat:
     """One running episode: an environment and the conversation so far."""
 
-    def __init__(self, env: gymnasium.Env[str, str], env_id: str, seed: int, group: int, context: Context, chat: Chat):
-        self.env, self.context, self.chat = env, context, chat
+    def __init__(self, rollout: Rollout, env: gymnasium.Env[str, str], seed: int, group: int) -> None:
+        self.env, self.context, self.chat = env, rollout.context, rollout.chat
         observation, info = env.reset(seed=seed)
         messages = info.get("messages") or [{"role": "user", "content": observation}]
         rules = [m for m in messages if m["role"] == "system"]
-        self.episode = Episode(env_id, seed, group, player=info.get("player", 0), rules=rules[0]["content"] if rules else "")
+        told = rules[0]["content"] if rules else ""
+        self.episode = Episode(rollout.env_id, seed, group, player=info.get("player", 0), rules=told)
         self._rules = rules
         self._last = messages[-1:]
         self.observation = observation
-        self.prompt_ids = chat.first(messages)
+        self.prompt_ids = self.chat.first(messages)
         self.done = "outcome" in info  # the opponent can end a game before our first turn: nothing to learn from it
         if self.done:
             self._finish(info, terminated=True)
@@ -35,7 +37,9 @@ class Seat:
     def reply(self, ids: list[int], logprobs: list[float], stop_reason: str, version: int) -> None:
         """Plays a sampled reply and prepares the next prompt."""
         text = self.chat.decode(ids)
-        turn = Turn(self.prompt_ids, ids, logprobs, self.observation, text, stop_reason=stop_reason, policy_version=version)
+        turn = Turn(
+            self.prompt_ids, ids, logprobs, self.observation, text, stop_reason=stop_reason, policy_version=version
+        )
         self.observation, reward, terminated, truncated, info = self.env.step(text)
         turn.reward = float(reward)
         turn.parse = info.get("parse", "ok")
@@ -65,40 +69,48 @@ class Seat:
         episode.outcome = info.get("outcome", by_sign if terminated else "truncated")
 
 
-def play(
-    envs: Sequence[gymnasium.Env[str, str]],
-    seeds: Sequence[int],
-    engine: HFEngine,
-    chat: Chat,
-    *,
-    env_id: str,
-    context: Context,
-    temperature: float,
-    generator: torch.Generator,
-    max_turns: int,
-    max_prompt_tokens: int,
-    group_size: int = 1,
-) -> list[Episode]:
-    """Plays one episode a seed, in lockstep, and returns them in the order of ``seeds``.
+@dataclass
+class Rollout:
+    """Environments, an engine and a chat template: whatever plays episodes.
 
-    Args:
-        envs: One environment a seed, or more; they are reset with the seeds.
-        group_size: Consecutive seeds of one group (their number is recorded).
+    Attributes:
+        envs: How many episodes run side by side; they are reset with the seeds.
+        context: ``turn``: a prompt is the rules and the situation now. ``episode``: it is the conversation so far.
         max_turns: An episode is truncated after so many replies.
         max_prompt_tokens: An episode is truncated where its next prompt would be longer.
     """
-    seats = [
-        Seat(env, env_id, seed, i // group_size, context, chat)
-        for i, (env, seed) in enumerate(zip(envs, seeds, strict=False))
-    ]
-    while True:
-        live = [seat for seat in seats if not seat.done]
-        for seat in live:
-            if len(seat.episode.turns) >= max_turns or len(seat.prompt_ids) > max_prompt_tokens:
-                seat.cut()
-        live = [seat for seat in live if not seat.done]
-        if not live:
-            return [seat.episode for seat in seats]
-        samples = engine.generate([seat.prompt_ids for seat in live], temperature, generator)
-        for seat, sample in zip(live, samples, strict=True):
-            seat.reply(sample.ids, sample.logprobs, sample.stop_reason, engine.version)
+
+    envs: Sequence[gymnasium.Env[str, str]]
+    engine: HFEngine
+    chat: Chat
+    env_id: str
+    context: Context
+    max_turns: int
+    max_prompt_tokens: int
+
+    def play(
+        self, seeds: Sequence[int], temperature: float, generator: torch.Generator, group_size: int = 1
+    ) -> list[Episode]:
+        """Plays one episode a seed, in order; each run of ``group_size`` seeds is recorded as one group."""
+        episodes: list[Episode] = []
+        for start in range(0, len(seeds), len(self.envs)):
+            seats = [
+                Seat(self, env, seed, (start + i) // group_size)
+                for i, (env, seed) in enumerate(zip(self.envs, seeds[start : start + len(self.envs)], strict=False))
+            ]
+            self._finish(seats, temperature, generator)
+            episodes += [seat.episode for seat in seats]
+        return episodes
+
+    def _finish(self, seats: list[Seat], temperature: float, generator: torch.Generator) -> None:
+        while True:
+            for seat in seats:
+                too_long = len(seat.prompt_ids) > self.max_prompt_tokens
+                if not seat.done and (too_long or len(seat.episode.turns) >= self.max_turns):
+                    seat.cut()
+            live = [seat for seat in seats if not seat.done]
+            if not live:
+                return
+            samples = self.engine.generate([seat.prompt_ids for seat in live], temperature, generator)
+            for seat, sample in zip(live, samples, strict=True):
+                seat.reply(sample.ids, sample.logprobs, sample.stop_reason, self.engine.version)

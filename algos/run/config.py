@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 ENV_PREFIX = "LLM_GYM_"
 
@@ -30,13 +30,18 @@ class RunSection(Section):
     save_every: int = Field(25, ge=1, description="A checkpoint after every so many steps, and at the end.")
     keep: int = Field(2, ge=1, description="Newest checkpoints kept.")
     trackers: list[Literal["tensorboard", "wandb"]] = Field(
-        ["tensorboard"], description="Where metrics go besides metrics.jsonl. wandb is offline unless WANDB_API_KEY is set."
+        ["tensorboard"],
+        description="Where metrics go besides metrics.jsonl. wandb is offline unless WANDB_API_KEY is set.",
     )
-    minutes: float | None = Field(None, gt=0, description="Stop training after so many minutes, as if max_steps were reached.")
+    minutes: float | None = Field(
+        None, gt=0, description="Stop training after so many minutes, as if max_steps were reached."
+    )
 
 
 class ModelSection(Section):
-    path: str = Field("tiny", description="A Hugging Face folder or id, or `tiny`: the embedded model, warm-started by SFT.")
+    path: str = Field(
+        "tiny", description="A Hugging Face folder or id, or `tiny`: the embedded model, warm-started by SFT."
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Weights and arithmetic.")
 
 
@@ -54,7 +59,8 @@ class EnvSection(BaseModel):
 class RolloutSection(Section):
     episodes: int = Field(256, ge=1, description="Episodes a step, over all processes.")
     context: Literal["turn", "episode"] = Field(
-        "turn", description="turn: each reply answers the rules and the situation now. episode: one growing conversation."
+        "turn",
+        description="turn: each reply answers the rules and the situation now. episode: one growing conversation.",
     )
     temperature: float = Field(1.0, gt=0, description="Sampling temperature; training needs the full support.")
     top_p: float = Field(1.0, description="Only 1: cutting the distribution breaks the importance ratio.")
@@ -106,12 +112,6 @@ class Config(Section):
     rollout: RolloutSection = RolloutSection()
     optim: OptimSection = OptimSection()
     eval: EvalSection = EvalSection()
-
-    @model_validator(mode="after")
-    def _lengths(self) -> Config:
-        if self.optim.warmup_steps > self.run.max_steps > 0:
-            raise ValueError("optim.warmup_steps is larger than run.max_steps")
-        return self
 
 
 C = TypeVar("C", bound=BaseModel)
@@ -200,7 +200,9 @@ def _scalar(text: str) -> Any:
         return text
 
 
-def _put(schema: type[BaseModel], values: dict[str, Any], sources: dict[str, str], key: str, value: Any, source: str) -> None:
+def _put(
+    schema: type[BaseModel], values: dict[str, Any], sources: dict[str, str], key: str, value: Any, source: str
+) -> None:
     """Sets ``values[section][name]``, having checked that the schema knows it."""
     section, _, name = key.partition(".")
     known = schema.model_fields

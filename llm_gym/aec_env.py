@@ -1,0 +1,148 @@
+"""The PettingZoo view of a game: every seat is open. Imports PettingZoo; :func:`llm_gym.aec` does so when called."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gymnasium.error import ResetNeeded
+from gymnasium.utils import seeding
+from pettingzoo import AECEnv
+
+from llm_gym.match import GameSpec, Match, make_game
+from llm_gym.spaces import Unicode
+
+
+class Text(str):
+    """An observation. PettingZoo's ``api_test`` asks each for its ``dtype``, which is that of its space: None."""
+
+    __slots__ = ()
+    dtype = None
+
+
+class TextAECEnv(AECEnv[str, str, str]):
+    """A game of text whose players, ``player_0``, ``player_1``, ..., take turns as the rules say.
+
+    Observation and action are strings (:class:`llm_gym.spaces.Unicode`): the situation now, and the whole reply.
+    ``infos[agent]`` is as in :class:`llm_gym.TextEnv`; it is renewed when the agent's turn comes, and for all when the
+    game ends. ``reward_terms`` there name the parts of the reward that :meth:`last` gives. An invalid reply does what
+    ``on_invalid`` says, as in :class:`llm_gym.TextEnv`.
+
+    Args:
+        text_game: The rules: a :class:`llm_gym.TextGame` class, a callable that makes one, or its ``"module:name"``.
+        action_format: How a reply marks its action; by default the game's own.
+        on_invalid: ``lose``, ``retry:n``, ``penalty:x`` or ``random``.
+        show_legal: Whether observations list the legal actions.
+        render_mode: ``"ansi"`` or None.
+        name: What the environment is called.
+        **game_settings: Passed on to ``text_game``.
+
+    Raises:
+        ValueError: A setting is none of the above, or the game has one player only.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["ansi"], "is_parallelizable": False}
+
+    def __init__(
+        self,
+        text_game: GameSpec,
+        *,
+        action_format: str | None = None,
+        on_invalid: str = "lose",
+        show_legal: bool = False,
+        render_mode: str | None = None,
+        name: str = "text",
+        **game_settings: Any,
+    ) -> None:
+        super().__init__()
+        game = make_game(text_game, **game_settings)
+        if game.num_players < 2:
+            raise ValueError(f"aec needs a game with two or more players; {name} has one: use gymnasium.make")
+        if render_mode not in (None, "ansi"):
+            raise ValueError(f"render_mode must be ansi or None, not {render_mode!r}")
+        self.match = Match(game, action_format, on_invalid, show_legal)
+        self.metadata = {**self.metadata, "name": name}
+        self.render_mode = render_mode
+        self.reward_range = self.match.reward_range
+        self.possible_agents = [f"player_{seat}" for seat in range(game.num_players)]
+        self.agents: list[str] = []
+        self.observation_spaces = {agent: Unicode() for agent in self.possible_agents}
+        self.action_spaces = {agent: Unicode() for agent in self.possible_agents}
+        self._seats = {agent: seat for seat, agent in enumerate(self.possible_agents)}
+        self._rng: Any = None
+
+    def __str__(self) -> str:
+        return str(self.metadata["name"])
+
+    def observation_space(self, agent: str) -> Unicode:
+        return self.observation_spaces[agent]
+
+    def action_space(self, agent: str) -> Unicode:
+        return self.action_spaces[agent]
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> None:
+        """Starts a game; a seed fixes all of its chance."""
+        if seed is not None or self._rng is None:
+            self._rng, _ = seeding.np_random(seed)
+        self.agents = list(self.possible_agents)
+        self.rewards = dict.fromkeys(self.agents, 0.0)
+        self._cumulative_rewards = dict.fromkeys(self.agents, 0.0)
+        self.terminations = dict.fromkeys(self.agents, False)
+        self.truncations = dict.fromkeys(self.agents, False)
+        self.infos = {
+            agent: {"player": seat, "legal_actions": [], "parse": "ok", "messages": []}
+            for agent, seat in self._seats.items()
+        }
+        self._skip_agent_selection = None  # PettingZoo's note of whose turn it was when agents began to leave
+        self._terms: dict[str, dict[str, float]] = {agent: {} for agent in self.agents}
+        self._texts: dict[str, str] = {}
+        self.match.reset(self._rng, options)
+        self._turn()
+
+    def step(self, action: str | None) -> None:
+        """Takes the whole reply of the agent whose turn it is; None from an agent whose game is over.
+
+        Raises:
+            ResetNeeded: The game is over and every agent has left, or none was started.
+            TypeError: ``action`` is not a string.
+        """
+        if not self.agents:
+            raise ResetNeeded("the game is over, or none was started: call reset() before step()")
+        agent, match = self.agent_selection, self.match
+        if self.terminations[agent]:
+            self._was_dead_step(action)
+            return
+        match.take(self._seats[agent], action)  # type: ignore[arg-type]
+        self._cumulative_rewards[agent] = 0.0
+        self._terms[agent] = {}
+        over = match.current_player is None
+        for each, seat in self._seats.items():
+            self.rewards[each] = 0.0
+            if over or match.beside_rules[seat] or match.game.pays_each_turn:
+                terms, sums = match.collect(seat), self._terms[each]
+                self.rewards[each] = float(sum(terms.values()))
+                self._terms[each] = {name: sums.get(name, 0.0) + terms.get(name, 0.0) for name in {**sums, **terms}}
+        self._accumulate_rewards()
+        self._turn()
+
+    def _turn(self) -> None:
+        """Shows the situation to who is to move, or to all at the end."""
+        player = self.match.current_player
+        if player is None:
+            self.terminations = dict.fromkeys(self.agents, True)
+        self.agent_selection = self.agents[player or 0]
+        for agent in self.agents if player is None else [self.agent_selection]:
+            self._texts[agent], self.infos[agent] = self.match.view(self._seats[agent])
+            if self._terms[agent]:
+                self.infos[agent]["reward_terms"] = self._terms[agent]
+
+    def observe(self, agent: str) -> str:
+        if agent == self.agent_selection or self.terminations[agent]:
+            return Text(self._texts[agent])
+        return Text(self.match.game.observe(self._seats[agent]))
+
+    def render(self) -> str | None:
+        """The situation as the agent sees it whose turn it is, in render mode ``ansi``."""
+        return self.match.game.observe(self._seats[self.agent_selection]) if self.render_mode == "ansi" else None
+
+    def close(self) -> None:
+        """Nothing to release."""

@@ -1,0 +1,246 @@
+"""The one wrapper that turns any OpenSpiel game into a :class:`llm_gym.TextGame`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+
+from llm_gym.game import IllegalAction, TextGame
+from llm_gym.games.openspiel.loading import (
+    freeze,
+    import_pyspiel,
+    load_fresh_game,
+    load_game,
+    parse_settings,
+    silenced,
+)
+from llm_gym.games.openspiel.rules import BOARD_SAYS_ALL, innermost, largest_return, notes_of
+from llm_gym.games.openspiel.tree import Node, remembered_root
+
+TERMINAL = -4  # pyspiel.PlayerId.TERMINAL, as a plain number: compared after every move
+VIEWS = ("auto", "information_state", "observation")
+
+
+class OpenSpiel(TextGame):
+    """Any game of OpenSpiel, ``llmgym/OpenSpiel-v0`` and one id for each well-known game (``llmgym/Hex-v0``).
+
+    ## Observation
+    Which player you are, and OpenSpiel's own text for that player, which never shows what the player cannot know::
+
+        You are player 0 (x).
+        . x .
+         . o .
+          . . .
+
+    Where something is hidden it is the information state (all that the player has seen); where nothing is, or only what
+    others do in the same moment, the observation (the board). A game that has only one of the two shows that one.
+
+    ## Action
+    One of the game's action strings, such as ``b2``; in the default format ``\\boxed{b2}``. The rules explain the
+    notation of the named games; elsewhere ``show_legal=True`` lists the actions.
+
+    ## Reward
+    The game's returns, unscaled: at the end, or on the way in games that pay on the way. A single player has
+    ``solved`` a game that paid more than half-way from the least to the most it can pay. Where payoffs do not add up
+    to zero, the highest return wins.
+
+    ## Start and end
+    As in OpenSpiel. Chance is drawn from the environment's generator. Simultaneous moves are made in turn, nobody
+    seeing what the others chose.
+
+    ## Arguments
+    Args:
+        game: A name or a name with parameters: ``"leduc_poker"``, ``"hex(board_size=5)"``,
+            ``"misere(game=tic_tac_toe())"``, ``"python_liars_poker"``.
+        view: ``auto`` as above, or always the ``information_state`` or the ``observation``.
+        max_chars: A longer text is cut to its last ``max_chars`` characters, with a note.
+        **parameters: The game's parameters; they override those within ``game``.
+
+    Raises:
+        ValueError: OpenSpiel cannot load that, or it cannot be played as text; the message says why.
+        gymnasium.error.DependencyNotInstalled: OpenSpiel is not installed.
+
+    ## Version history
+    v0: first version.
+    """
+
+    def __init__(self, game: str, *, view: str = "auto", max_chars: int = 4000, **parameters: Any) -> None:
+        if view not in VIEWS:
+            raise ValueError(f"view must be one of {', '.join(VIEWS)}, not {view!r}")
+        if type(max_chars) is not int or max_chars < 1:
+            raise ValueError(f"max_chars must be a positive number of characters, not {max_chars!r}")
+        self._arguments = {"game": game, "view": view, "max_chars": max_chars, **parameters}
+        self._settings = parse_settings(game, parameters)
+        self.spiel_game = load_game(self._settings)
+        self.max_chars = max_chars
+        self._describe()
+        self._open(view)
+
+    def _describe(self) -> None:
+        game, kinds = self.spiel_game, import_pyspiel().GameType
+        kind = game.get_type()
+        self.num_players = game.num_players()
+        self.has_chance = kind.chance_mode != kinds.ChanceMode.DETERMINISTIC
+        # Such a game draws chance from a generator of its own: it is loaded anew, seeded, for every episode.
+        self.own_chance = kind.chance_mode == kinds.ChanceMode.SAMPLED_STOCHASTIC
+        self.perfect_information = kind.information == kinds.Information.PERFECT_INFORMATION
+        self.pays_each_turn = kind.reward_model == kinds.RewardModel.REWARDS
+        self._zero_sum = kind.utility == kinds.Utility.ZERO_SUM
+        self._cooperative = kind.utility == kinds.Utility.IDENTICAL
+        self._half_way = (game.min_utility() + game.max_utility()) / 2
+        self.reward_range = (game.min_utility(), max(game.max_utility(), largest_return(game)))
+        inner = innermost(game)[0].get_type()
+        notes = notes_of(game)
+        self.rules = notes.rules
+        self._noise = re.compile(notes.noise) if notes.noise else None
+        board = inner.information == kinds.Information.PERFECT_INFORMATION
+        self._view = notes.view or ("observation" if board else "information_state")
+        self._position_is_text = inner.short_name in BOARD_SAYS_ALL
+        self._openers = [f"You are player {seat}.\n" for seat in range(self.num_players)]
+        if notes.sides:
+            self._openers = [f"You are player {seat} ({side}).\n" for seat, side in enumerate(notes.sides)]
+        if self.num_players == 1:
+            self._openers = [""]
+
+    def _open(self, view: str) -> None:
+        """Tries the game's first decision, which tells which texts it has, and gives the example of an action."""
+        pyspiel, kind, name = import_pyspiel(), self.spiel_game.get_type(), self._settings["name"]
+        views = [view] if view != "auto" else sorted(VIEWS[1:], key=lambda view: view != self._view)
+        # A text that the game does not declare may exist all the same, but comes last.
+        views.sort(key=lambda view: not getattr(kind, f"provides_{view}_string"))
+        self._root: Node | None = None
+        self.reset(np.random.default_rng(0))
+        with silenced():
+            for view in views:
+                try:
+                    getattr(self.state, f"{view}_string")(self.current_player)
+                except pyspiel.SpielError:
+                    continue
+                self._view = f"{view}_string"
+                break
+            else:
+                raise ValueError(f"OpenSpiel's {name} has no {' or '.join(views)} text")
+            try:
+                self.example = next(iter(self._moves()))
+            except (pyspiel.SpielError, StopIteration):
+                raise ValueError(f"OpenSpiel's {name} does not list its legal actions") from None
+        if not self.own_chance:
+            self._root = remembered_root(freeze(self._settings), self._view, self.max_chars)
+
+    @property
+    def state(self) -> Any:
+        """The ``pyspiel.State`` at this point. It may be shared with other games: clone it before changing it."""
+        return self.node.state
+
+    def reset(self, rng: np.random.Generator, options: dict[str, Any] | None = None) -> None:
+        self.rng = rng
+        self._seed: int | None = None
+        if self.own_chance:
+            self._seed = int(rng.integers(2**31))
+            self.spiel_game = load_fresh_game({**self._settings, "rng_seed": self._seed})
+        self._settle(self._first())
+
+    def _first(self) -> Node:
+        return self._root or Node(self.spiel_game.new_initial_state(), None)
+
+    def _settle(self, node: Node) -> None:
+        """Plays chance from ``node`` on until somebody is to move, or the game is over."""
+        while node.player < 0 and node.player != TERMINAL:
+            if node.outcomes is None:
+                node.outcomes = node.state.chance_outcomes()
+            node = node.after(self._draw(node.outcomes))
+        self.node = node
+        self.current_player: int | None = None if node.player == TERMINAL else node.player
+
+    def _draw(self, outcomes: list[tuple[int, float]]) -> int:
+        left = self.rng.random()
+        for action, probability in outcomes:
+            left -= probability
+            if left < 0:
+                return action
+        return max(outcomes, key=lambda outcome: outcome[1])[0]  # they add up to a hair less than 1
+
+    def _moves(self) -> dict[str, int]:
+        """The legal actions by name. Of several that say and do the same (in backgammon) the first stays."""
+        moves = self.node.moves
+        if moves is None:
+            legal = [] if self.current_player is None else self.state.legal_actions()
+            moves = self.node.moves = {self.action_name(action): action for action in reversed(legal)}
+            moves = self.node.moves = dict(reversed(moves.items()))
+        return moves
+
+    def action_name(self, action: int) -> str:
+        """The name, as in :meth:`legal_actions`, of the legal action with OpenSpiel's number ``action``."""
+        name: str = self.state.action_to_string(self.current_player, action)
+        return name if self._noise is None else self._noise.sub("", name)
+
+    def observe(self, player: int) -> str:
+        text = self.node.texts.get(player)
+        if text is None:
+            text = getattr(self.state, self._view)(player).strip("\n")
+            if len(text) > self.max_chars:
+                text = f"[the first {len(text) - self.max_chars} characters are cut]\n{text[-self.max_chars :]}"
+            text = self.node.texts[player] = f"{self._openers[player]}{text}"
+        return text
+
+    def legal_actions(self) -> list[str]:
+        return list(self._moves())
+
+    def apply(self, action: str) -> None:
+        move = self._moves().get(action)
+        if move is None:
+            raise IllegalAction(action)
+        self._settle(self.node.after(move))
+
+    def returns(self) -> list[float]:
+        return [float(earned) for earned in self.state.returns()]
+
+    def outcome(self, player: int) -> str:
+        returns = self.returns()
+        if self.num_players == 1:
+            return "solved" if returns[0] > self._half_way else "failed"
+        if self._cooperative:
+            return "solved" if returns[0] > 0 else "failed"
+        if self._zero_sum:
+            return super().outcome(player)
+        if len(set(returns)) == 1:
+            return "draw"
+        return "win" if returns[player] == max(returns) else "loss"
+
+    def clone(self) -> OpenSpiel:
+        if self.own_chance:
+            twin = super().clone()
+            assert isinstance(twin, OpenSpiel)
+            return twin
+        twin = OpenSpiel.__new__(OpenSpiel)
+        twin.__dict__.update(self.__dict__, node=self.node.copy())
+        if self.has_chance:
+            twin.rng = np.random.Generator(type(self.rng.bit_generator)())
+            twin.rng.bit_generator.state = self.rng.bit_generator.state
+        return twin
+
+    def position(self) -> Hashable:
+        if self._position_is_text:
+            return str(self.spiel_game), str(self.state), self.current_player
+        return super().position()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "arguments": self._arguments,
+            "rng": self.rng if self.has_chance else None,
+            "seed": self._seed,
+            "history": self.state.history(),
+        }
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        self.__init__(**kept["arguments"])  # type: ignore[misc]
+        self.rng, self._seed = kept["rng"] or self.rng, kept["seed"]
+        if self._seed is not None:
+            self.spiel_game = load_fresh_game({**self._settings, "rng_seed": self._seed})
+        node = self._first()
+        for action in kept["history"]:
+            node = node.after(action)
+        self._settle(node)

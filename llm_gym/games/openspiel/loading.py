@@ -1,0 +1,122 @@
+"""Loads OpenSpiel's games: on first use, without a word on the terminal, or with one line that says why not."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from gymnasium.error import DependencyNotInstalled
+
+UNPLAYABLE = {
+    "chat_game": "it needs a language model and prompts of its own",
+    "crossword": "its actions are structures that cannot be listed",
+}
+_stderr = threading.Lock()
+
+
+def import_pyspiel() -> Any:
+    """The module ``pyspiel``.
+
+    Raises:
+        DependencyNotInstalled: It is not installed.
+    """
+    try:
+        return importlib.import_module("pyspiel")
+    except ImportError as error:
+        raise DependencyNotInstalled('OpenSpiel is not installed: pip install "llm-gym[openspiel]"') from error
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Drops what OpenSpiel's C++ prints to standard error: warnings, and every exception before it is raised."""
+    with _stderr, open(os.devnull, "wb") as devnull:
+        kept = os.dup(2)
+        os.dup2(devnull.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def parse_settings(game: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """``"hex(board_size=5)"`` and parameters, which override the string's -> all parameters, ``name`` among them.
+
+    Raises:
+        ValueError: The string is malformed, or OpenSpiel has no such game.
+    """
+    pyspiel = import_pyspiel()
+    with silenced():
+        if "python_" in game:
+            importlib.import_module("open_spiel.python.games")  # registers them
+            logging.getLogger("absl").addFilter(_is_worth_saying)
+        try:
+            settings = {**pyspiel.game_parameters_from_string(game), **parameters}
+        except (pyspiel.SpielError, RuntimeError, TypeError) as error:
+            raise ValueError(f"game must be like hex(board_size=5), not {game!r}: {_first_line(error)}") from None
+    name = settings.get("name")
+    if name not in pyspiel.registered_names():
+        raise ValueError(f"OpenSpiel has no game called {name!r}")
+    if name in UNPLAYABLE:
+        raise ValueError(f"OpenSpiel's {name} cannot be played as text: {UNPLAYABLE[name]}")
+    return settings
+
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    """Keeps hangman from warning, at every copy of a state, that it plays with its own words."""
+    return "word list" not in record.getMessage()
+
+
+def load_game(settings: dict[str, Any]) -> Any:
+    """The ``pyspiel.Game`` of :func:`parse_settings`, made turn-based where players move at once. One a process.
+
+    Raises:
+        ValueError: OpenSpiel cannot load it so, or it cannot be played as text.
+    """
+    return _load_once(freeze(settings))
+
+
+def load_fresh_game(settings: dict[str, Any]) -> Any:
+    """:func:`load_game` without sharing, for games that hold a random generator of their own."""
+    pyspiel = import_pyspiel()
+    parameters = dict(settings)
+    name = parameters.pop("name")
+    with silenced():
+        try:
+            game = pyspiel.load_game(name, parameters)
+        except (pyspiel.SpielError, RuntimeError, TypeError, IndexError) as error:
+            raise ValueError(f"OpenSpiel cannot load {name} with {parameters}: {_first_line(error)}") from None
+        dynamics = game.get_type().dynamics
+        if dynamics == pyspiel.GameType.Dynamics.MEAN_FIELD:
+            raise ValueError(f"OpenSpiel's {name} cannot be played as text: a mean-field game has no players to seat")
+        if dynamics == pyspiel.GameType.Dynamics.SIMULTANEOUS:
+            game = pyspiel.convert_to_turn_based(game)
+    return game
+
+
+@functools.lru_cache(maxsize=256)
+def _load_once(frozen: Any) -> Any:
+    return load_fresh_game(thaw(frozen))
+
+
+def freeze(value: Any) -> Any:
+    """Nested parameters as a key; types are kept apart, as OpenSpiel does (True is not 1)."""
+    if isinstance(value, dict):
+        return dict, tuple((key, freeze(item)) for key, item in sorted(value.items()))
+    return type(value), value
+
+
+def thaw(frozen: Any) -> Any:
+    """The parameters that :func:`freeze` made a key of."""
+    kind, value = frozen
+    return {key: thaw(item) for key, item in value} if kind is dict else value
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

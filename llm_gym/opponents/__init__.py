@@ -1,0 +1,86 @@
+"""Who sits in the other seats.
+
+``opponent`` is a callable ``(observation, info) -> reply``, or a name, with settings in brackets where wanted:
+
+========================================  ======================================================================
+``random``, ``first``                     a random legal action; the first
+``minimax``                               perfect play, in small games of two players without chance or secrets
+``mcts``, ``mcts(100)``                   tree search, where nothing is hidden: ``simulations``, ``rollouts``, ``uct_c``
+``ismcts(simulations=2000)``              tree search that never sees hidden cards, in OpenSpiel's games: the same
+``nash``, ``nash(iterations=100)``        equilibrium play in Kuhn and Leduc poker
+========================================  ======================================================================
+
+A game can have players of its own besides (:attr:`llm_gym.TextGame.players`).
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+from llm_gym.game import TextGame
+from llm_gym.opponents.minimax import Minimax, minimax_value
+from llm_gym.opponents.nash import Nash, nash_table
+from llm_gym.opponents.search import ISMCTS, MCTS
+from llm_gym.opponents.simple import First, Player, Random, Reader, Reply
+
+__all__ = [
+    "ISMCTS",
+    "MCTS",
+    "PLAYERS",
+    "First",
+    "Minimax",
+    "Nash",
+    "Player",
+    "Random",
+    "Reader",
+    "Reply",
+    "make_player",
+    "minimax_value",
+    "nash_table",
+]
+
+PLAYERS: dict[str, Callable[..., Player]] = {
+    "random": Random,
+    "first": First,
+    "minimax": Minimax,
+    "mcts": MCTS,
+    "ismcts": ISMCTS,
+    "nash": Nash,
+}
+_CALL = re.compile(r"\s*(\w+)\s*(?:\((.*)\))?\s*", re.DOTALL)
+
+
+def make_player(name: str, game: TextGame) -> Player:
+    """The scripted player that ``name`` describes, such as ``"mcts(simulations=100)"``, for ``game``.
+
+    Raises:
+        ValueError: There is none of that name, it has no such settings, or it cannot play ``game``.
+    """
+    call = _CALL.fullmatch(name) if isinstance(name, str) else None
+    kind = call[1] if call else ""
+    if call and kind in game.players and call[2] is None:
+        return Reader(game.players[kind])
+    if call is None or kind not in PLAYERS:
+        named = ", ".join([*PLAYERS, *game.players])
+        raise ValueError(f"opponent must be one of {named} or a callable (observation, info) -> reply, not {name!r}")
+    maker = PLAYERS[kind]
+    try:
+        values, named_values = _read_settings(call[2] or "")
+        inspect.signature(maker).bind(game, *values, **named_values)
+    except (SyntaxError, TypeError, ValueError):
+        settings = ", ".join(list(inspect.signature(maker).parameters)[1:]) or "none"
+        raise ValueError(f"opponent {name!r} cannot be read; the settings of {kind}: {settings}") from None
+    return maker(game, *values, **named_values)
+
+
+def _read_settings(text: str) -> tuple[list[Any], dict[str, Any]]:
+    """``"100, uct_c=2.0"`` -> ``([100], {"uct_c": 2.0})``; plain values only."""
+    call = ast.parse(f"f({text})", mode="eval").body
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+        raise ValueError(text)
+    values = [ast.literal_eval(value) for value in call.args]
+    return values, {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
