@@ -28,10 +28,10 @@ def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, flo
 RATES = {
     "win": ("win", "solved"),
     "draw": ("draw",),
-    "loss": ("loss", "failed", "invalid"),
+    "loss": ("loss", "failed"),
     "invalid": ("invalid",),
 }
-"""An invalid end is a loss too: the rates of win, draw and loss add up to 1 but for truncated episodes."""
+"""By outcome, so the four rates add up to 1 but for truncated episodes: an invalid end is not counted as a loss."""
 
 
 def score(episodes: Sequence[Episode]) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def score(episodes: Sequence[Episode]) -> dict[str, Any]:
     for rate, outcomes in RATES.items():
         count = sum(episode.outcome in outcomes for episode in episodes)
         result[f"{rate}_rate"] = count / n if n else 0.0
-        result[f"{rate}_low"], result[f"{rate}_high"] = wilson(count, n)
+        result[f"{rate}_rate_low"], result[f"{rate}_rate_high"] = wilson(count, n)
     returns = [episode.total_reward for episode in episodes]
     mean = sum(returns) / n if n else 0.0
     variance = sum((r - mean) ** 2 for r in returns) / (n - 1) if n > 1 else 0.0

@@ -21,6 +21,7 @@ pytest.importorskip("open_spiel.python.games")
 import llm_gym  # noqa: E402
 from llm_gym.game import IllegalAction  # noqa: E402
 from llm_gym.games.openspiel import OpenSpiel  # noqa: E402
+from llm_gym.games.openspiel.loading import silenced  # noqa: E402
 from llm_gym.games.openspiel.rules import BOARD_SAYS_ALL, NOTES  # noqa: E402
 from llm_gym.match import Match  # noqa: E402
 from llm_gym.testing import JUNK  # noqa: E402
@@ -68,7 +69,8 @@ def play(game: OpenSpiel, seed: int, moves: int, rng: random.Random | None = Non
 
 
 def raw_game(name: str) -> Any:
-    game = pyspiel.load_game(name)
+    with silenced():  # Quoridor warns
+        game = pyspiel.load_game(name)
     if game.get_type().dynamics == pyspiel.GameType.Dynamics.SIMULTANEOUS:
         return pyspiel.convert_to_turn_based(game)
     return game
@@ -195,7 +197,13 @@ def test_kuhn_returns_equal_openspiels_for_all_30_terminal_histories() -> None:
     """Played through the environment's own view, bets moving chips and the better card winning."""
     ends = []
     for deal in itertools.permutations(range(3), 2):
-        for moves in (["Pass", "Pass"], ["Pass", "Bet", "Pass"], ["Pass", "Bet", "Bet"], ["Bet", "Pass"], ["Bet", "Bet"]):
+        for moves in (
+            ["Pass", "Pass"],
+            ["Pass", "Bet", "Pass"],
+            ["Pass", "Bet", "Bet"],
+            ["Bet", "Pass"],
+            ["Bet", "Bet"],
+        ):
             game = OpenSpiel("kuhn_poker")
             match = Match(game, None, "lose", False)
             match.reset(Deals(deal), None)
@@ -242,7 +250,10 @@ def test_every_board_that_says_all_does() -> None:
     """Equal positions of small boards have equal values: brute force over histories, without positions."""
     small = {"hex": "hex(board_size=2)", "y": "y(board_size=3)", "nim": "nim(pile_sizes=1;2;3)"}
     small |= {"clobber": "clobber(rows=2,columns=4)", "connect_four": "connect_four(rows=3,columns=2,x_in_row=3)"}
-    small |= {"dots_and_boxes": "dots_and_boxes(num_rows=1,num_cols=2)", "breakthrough": "breakthrough(rows=4,columns=2)"}
+    small |= {
+        "dots_and_boxes": "dots_and_boxes(num_rows=1,num_cols=2)",
+        "breakthrough": "breakthrough(rows=4,columns=2)",
+    }
     small |= {"tic_tac_toe": "tic_tac_toe", "mnk": "mnk(m=3,n=2,k=2)"}
     assert set(small) == BOARD_SAYS_ALL - {"othello", "pentago"}  # too large for brute force
     for name in small.values():
@@ -303,7 +314,7 @@ def test_long_legal_lists_are_cut_in_the_prompt_alone() -> None:
     observation, info = env.reset(seed=0)
     assert len(info["legal_actions"]) == 362
     assert observation.endswith("... (362 in all)")
-    assert observation.count(", ") < 101
+    assert len(observation.split("Legal actions: ")[1].split(", ")) == 100
 
 
 def test_the_view_can_be_chosen() -> None:
@@ -318,11 +329,12 @@ def test_environments_of_one_game_do_not_meddle() -> None:
     rngs = [random.Random(5) for _ in games]
     for game in games:
         game.reset(np.random.default_rng(5))
+    other = started("leduc_poker", seed=6)
     while games[0].current_player is not None:
         for game, rng in zip(games, rngs):
             game.apply(rng.choice(game.legal_actions()))
-        other = started("leduc_poker", seed=rngs[0].randrange(99))
-        other.apply(other.legal_actions()[0])
+        if other.current_player is not None:
+            other.apply(other.legal_actions()[0])
     assert all([game.returns(), game.state.history()] == alone[-2:] for game in games)
 
 
@@ -331,7 +343,11 @@ def test_outcomes() -> None:
     while single.current_player is not None:
         single.apply(single.legal_actions()[0])
     assert single.outcome(0) == ("solved" if single.returns()[0] > 8 else "failed")
-    for returns, outcomes in (([3.0, 1.0], ["win", "loss"]), ([2.0, 2.0], ["draw", "draw"]), ([0.0, -1.0], ["win", "loss"])):
+    for returns, outcomes in (
+        ([3.0, 1.0], ["win", "loss"]),
+        ([2.0, 2.0], ["draw", "draw"]),
+        ([0.0, -1.0], ["win", "loss"]),
+    ):
         game = started("bargaining")
         game.returns = lambda returns=returns: returns  # type: ignore[method-assign]
         assert [game.outcome(seat) for seat in range(2)] == outcomes
@@ -360,8 +376,10 @@ def disturb():
 thread = threading.Thread(target=disturb); thread.start()
 import gymnasium, llm_gym
 trace = []
-for name, opponent in (("Backgammon", "mcts(20)"), ("LeducPoker", "ismcts(50)"), ("LiarsDice", "ismcts(20)"), ("Hex", "mcts(50)"),
-                       ("TicTacToe", "mcts(20)"), ("Pig", "random")):
+for name, opponent in (
+    ("Backgammon", "mcts(20)"), ("LeducPoker", "ismcts(50)"), ("LiarsDice", "ismcts(20)"),
+    ("Hex", "mcts(50)"), ("TicTacToe", "mcts(20)"), ("Pig", "random"),
+):
     env = gymnasium.make(f"llmgym/{name}-v0", opponent=opponent, seat="random")
     for seed in range(2):
         observation, info = env.reset(seed=seed)

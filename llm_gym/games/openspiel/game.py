@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Hashable
 from typing import Any
@@ -227,20 +228,34 @@ class OpenSpiel(TextGame):
             return str(self.spiel_game), str(self.state), self.current_player
         return super().position()
 
+    def serialize(self) -> bytes:
+        rng = (type(self.rng.bit_generator), self.rng.bit_generator.state) if self.has_chance else None
+        return pickle.dumps((self._arguments, rng, self._seed, self.state.history()))
+
+    @staticmethod
+    def deserialize(data: bytes) -> OpenSpiel:
+        arguments, rng, seed, history = pickle.loads(data)  # noqa: S301 - the caller's own bytes
+        game = OpenSpiel(**arguments)
+        if rng is not None:
+            game.rng = np.random.Generator(rng[0]())
+            game.rng.bit_generator.state = rng[1]
+        game._replay(seed, history)
+        return game
+
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            "arguments": self._arguments,
-            "rng": self.rng if self.has_chance else None,
-            "seed": self._seed,
-            "history": self.state.history(),
-        }
+        # The generator itself, not its state: an environment and its game draw from the same one, copies too.
+        return {"arguments": self._arguments, "rng": self.rng, "seed": self._seed, "history": self.state.history()}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
         self.__init__(**kept["arguments"])  # type: ignore[misc]
-        self.rng, self._seed = kept["rng"] or self.rng, kept["seed"]
-        if self._seed is not None:
-            self.spiel_game = load_fresh_game({**self._settings, "rng_seed": self._seed})
+        self.rng = kept["rng"]
+        self._replay(kept["seed"], kept["history"])
+
+    def _replay(self, seed: int | None, history: list[int]) -> None:
+        self._seed = seed
+        if seed is not None:
+            self.spiel_game = load_fresh_game({**self._settings, "rng_seed": seed})
         node = self._first()
-        for action in kept["history"]:
+        for action in history:
             node = node.after(action)
         self._settle(node)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llm_gym.games.openspiel.loading import import_pyspiel
+from llm_gym.games.openspiel.loading import import_pyspiel, silenced
 
 BOARD_SAYS_ALL = frozenset(
     {"breakthrough", "clobber", "connect_four", "dots_and_boxes", "hex", "mnk", "nim", "othello", "pentago"}
@@ -191,11 +191,15 @@ TRANSFORMS = {
 
 def innermost(game: Any) -> tuple[Any, str]:
     """The game within the known transforms of ``game``, and what these change in its rules."""
-    twist = ""
-    while game.get_type().short_name in TRANSFORMS:
+    pyspiel, twist = import_pyspiel(), ""
+    while (name := game.get_type().short_name) in TRANSFORMS:
         inner = dict(game.get_parameters()["game"])
-        twist += TRANSFORMS[game.get_type().short_name]
-        game = import_pyspiel().load_game(inner.pop("name"), inner)
+        with silenced():
+            try:
+                game = pyspiel.load_game(inner.pop("name"), inner)
+            except pyspiel.SpielError:  # normal_form_extensive_game forgets its parameters
+                break
+        twist += TRANSFORMS[name]
     return game, twist
 
 
