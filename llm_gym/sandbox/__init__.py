@@ -1,0 +1,20 @@
+"""Runs Python nobody trusts: `run` one program, `Pool` for many, `run_tests` to grade one, `probe` for what holds."""
+
+from llm_gym.sandbox.grading import Grade, Verdict, run_tests
+from llm_gym.sandbox.pool import Pool, Program, run
+from llm_gym.sandbox.probe import Layer, probe
+from llm_gym.sandbox.results import Limits, Result, SandboxUnavailable
+
+__all__ = [
+    "Grade",
+    "Layer",
+    "Limits",
+    "Pool",
+    "Program",
+    "Result",
+    "SandboxUnavailable",
+    "Verdict",
+    "probe",
+    "run",
+    "run_tests",
+]

@@ -1,0 +1,160 @@
+"""All tests of one solution in one process, judged outside it.
+
+A test such as `assert f(2) == 4` is split into what the solution computes (`f(2)`, an operand) and what the test's
+author says of it (the rest). Only operands go to the solution's process, which never sees an expected value and sends
+back values as plain data. The rest is evaluated where no line of the solution has run: simple comparisons here,
+anything else in a fresh process of the sandbox.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm_gym.sandbox.inside import plain
+from llm_gym.sandbox.judging import Unjudged, judge_here
+from llm_gym.sandbox.operands import HOLES, SplitTest, operands_source, split_tests
+from llm_gym.sandbox.pool import Pool, shared_pool
+from llm_gym.sandbox.results import Isolation, Limits, Result
+
+# A set or dict of more keys is compared in the sandbox, for keys that all collide would keep this process busy
+# for minutes.
+_MOST_HASHED = 2000
+_PLAIN_SOURCE = Path(plain.__file__).read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of one test.
+
+    Attributes:
+        test: The test as it was given.
+        passed: Whether it held.
+        reason: Why it did not, in a line for whoever has to repair the solution; empty where it did.
+    """
+
+    test: str
+    passed: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Grade:
+    """What came of all tests of one solution.
+
+    Attributes:
+        verdicts: One a test, in order.
+        result: How the solution's process ended: `status`, what it printed, what it used.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    result: Result
+
+    @property
+    def passed(self) -> bool:
+        """Whether every test held."""
+        return all(verdict.passed for verdict in self.verdicts)
+
+
+def run_tests(
+    solution: str,
+    tests: Sequence[str],
+    imports: str = "",
+    setup: str = "",
+    limits: Limits | None = None,
+    pool: Pool | None = None,
+    isolation: Isolation = "full",
+) -> Grade:
+    """Grade a solution nobody trusts by `assert` statements that are trusted.
+
+    Args:
+        solution: Python source. It runs once, under the name `solution`, before the first test.
+        tests: Each one `assert` statement. What one changes, the next sees.
+        imports: Statements that run before the solution, and before tests that are evaluated without it.
+        setup: Statements that run after the solution, with its names.
+        limits: For the solution and all tests together.
+        pool: The pool to run on; if None, one that this process keeps warm, with `isolation`.
+        isolation: See `Pool`.
+
+    Raises:
+        ValueError: A test is not one `assert` statement.
+        SandboxUnavailable: The isolation that was asked for cannot be had here.
+    """
+    pool = pool or shared_pool(isolation, limits)
+    split = split_tests(tuple(tests), imports)
+    job = {"solution": solution, "imports": imports, "setup": setup, "operands": operands_source(split)}
+    result, answers = pool.evaluate(json.dumps(job), limits)
+    lines = answers.split(b"\n")[:-1]
+    verdicts = []
+    for number, test in enumerate(split):
+        if number < len(lines):
+            verdicts.append(_judge(test, lines[number], imports, pool))
+        else:
+            verdicts.append(Verdict(test.source, False, _why_not_reached(result)))
+    return Grade(tuple(verdicts), result)
+
+
+def _why_not_reached(result: Result) -> str:
+    if result.limit:
+        return f"{result.status}: the limit {result.limit} was reached"
+    last_line = result.stderr.strip().rpartition("\n")[2]
+    if result.status in ("syntax_error", "runtime_error") and last_line:
+        return last_line[:500]
+    return f"the process ended before this test ({result.signal or f'exit status {result.exit_code}'})"
+
+
+def _judge(test: SplitTest, line: bytes, imports: str, pool: Pool) -> Verdict:
+    """The line comes from the solution's process: any bytes at all."""
+    try:
+        answers = json.loads(line)
+        if not isinstance(answers, list) or len(answers) != len(test.operands):
+            raise plain.NotPlain("not one answer an operand")
+        chosen, encoded = [], []
+        for (kind, which, text), forms in zip(answers, test.operands, strict=True):
+            if kind != "value" or not isinstance(text, str) or type(which) is not int or not 0 <= which < len(forms):
+                return Verdict(test.source, False, text if isinstance(text, str) and text else "no value")
+            chosen.append(which)
+            encoded.append(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        return Verdict(test.source, False, f"unreadable answer: {str(error)[:200]}")
+    return Verdict(test.source, *_held(test.with_holes(tuple(chosen)), encoded, imports, pool))
+
+
+def _held(statement: ast.expr, encoded: list[str], imports: str, pool: Pool) -> tuple[bool, str]:
+    try:
+        held = judge_here(statement, [plain.decode(text, _MOST_HASHED) for text in encoded])
+    except (Unjudged, plain.NotPlain):
+        return _judge_in_sandbox(statement, encoded, imports, pool)
+    except Exception as error:
+        return False, f"{type(error).__name__}: {error}"[:500]
+    return held, "" if held else _difference(statement, encoded)
+
+
+def _difference(statement: ast.expr, encoded: list[str]) -> str:
+    """What came and, where the test is a plain comparison, what was expected."""
+    got = ", ".join(repr(plain.decode(text)) if len(text) < 1000 else f"{text[:300]}..." for text in encoded)
+    if isinstance(statement, ast.Compare) and isinstance(statement.ops[0], ast.Eq) and len(encoded) == 1:
+        return f"got {got}, expected {ast.unparse(statement)}".replace("_holes[0]", "it")[:1000]
+    return f"got {got}"[:1000]
+
+
+def _judge_in_sandbox(statement: ast.expr, encoded: list[str], imports: str, pool: Pool) -> tuple[bool, str]:
+    """In a fork that has never seen the solution, with its values as data."""
+    values = json.dumps(json.dumps(encoded))
+    job = {
+        "solution": f"{_PLAIN_SOURCE}\n{HOLES} = [decode(text) for text in json.loads({values})]",
+        "imports": "",
+        "setup": f"import math\n{imports}",
+        "operands": f"(((lambda: bool({ast.unparse(statement)}),),),)",
+    }
+    result, answers = pool.evaluate(json.dumps(job))
+    try:
+        [[kind, _, text]] = json.loads(answers)
+    except ValueError:
+        return False, _why_not_reached(result)
+    if kind != "value":
+        return False, text
+    return (True, "") if text == "true" else (False, _difference(statement, encoded))

@@ -1,0 +1,242 @@
+"""Many programs at once, on warm servers that are started when they are first needed."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import NamedTuple
+
+from llm_gym.sandbox.inside import wire
+from llm_gym.sandbox.results import Isolation, Limits, Result
+from llm_gym.sandbox.warm import ServerDied, ServerSettings, WarmServer
+
+# What programs of this kind import most. More would make every fork dearer.
+# fmt: off
+PRELOAD = (
+    "abc", "bisect", "collections", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions", "functools",
+    "heapq", "io", "itertools", "json", "math", "operator", "random", "re", "statistics", "string", "time", "typing",
+)
+# fmt: on
+
+
+class Program(NamedTuple):
+    """One program for `Pool.map`; a bare string stands for a program without input."""
+
+    source: str | bytes
+    stdin: str | bytes = ""
+    limits: Limits | None = None
+    hash_seed: int | None = None
+
+
+class Pool:
+    """Runs programs nobody trusts, several at once, each in a process of its own that a warm server forks.
+
+    Safe to use from several threads. A process forked while a pool exists gets servers of its own when it first uses
+    the pool. Servers end with the pool, and with the process that owns it, however that ends.
+
+    Args:
+        workers: How many programs run at once.
+        limits: For programs that bring none. Other programs may bring tighter ones, and any time.
+        isolation: `full`: namespaces, Landlock and seccomp, or SandboxUnavailable. `container`: Landlock and seccomp,
+            where a container allows no namespaces, or SandboxUnavailable. `best_effort`: whichever of these hold here;
+            `layers` says which.
+        preload: Modules to import once, before the first program. Installed packages are visible to programs only if
+            named here.
+        hash_seed: PYTHONHASHSEED of programs that bring none. Every seed in use has servers of its own.
+        temporary_bytes: Size of the /tmp a program gets, empty, for itself.
+        interpreter: The Python that runs the programs; this one, unless given.
+    """
+
+    def __init__(
+        self,
+        workers: int = 1,
+        limits: Limits | None = None,
+        isolation: Isolation = "full",
+        preload: Iterable[str] = PRELOAD,
+        hash_seed: int = 0,
+        temporary_bytes: int = 16 << 20,
+        interpreter: str | None = None,
+    ) -> None:
+        if workers < 1:
+            raise ValueError(f"workers must be at least 1, got {workers}")
+        if isolation not in ("full", "container", "best_effort"):
+            raise ValueError(f"isolation must be 'full', 'container' or 'best_effort', got {isolation!r}")
+        self.workers = workers
+        self.limits = limits or Limits()
+        self._hash_seed = hash_seed
+        self._settings = (isolation, interpreter or sys.executable, tuple(preload))
+        self._temporary_bytes = temporary_bytes
+        self._begin_in_this_process()
+
+    def _begin_in_this_process(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._free = threading.BoundedSemaphore(self.workers)
+        self._idle: dict[int, list[WarmServer]] = {}
+        self._threads: ThreadPoolExecutor | None = None
+        self._closed = False
+        self._keep = True
+        self._layers: tuple[str, ...] | None = None
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            self._begin_in_this_process()
+        if self._closed:
+            raise RuntimeError("the pool is closed")
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers in force, of `namespaces`, `landlock`, `seccomp`. Starts a server if none has run yet."""
+        self._check_process()
+        if self._layers is None:
+            with self._free:
+                self._put_back(self._hash_seed, self._server(self._hash_seed))
+        assert self._layers is not None
+        return self._layers
+
+    def run(
+        self, program: str | bytes, stdin: str | bytes = "", limits: Limits | None = None, hash_seed: int | None = None
+    ) -> Result:
+        """Run one program and wait for it.
+
+        Raises:
+            SandboxUnavailable: The isolation that was asked for cannot be had here.
+        """
+        return self._execute(_encoded(program), _encoded(stdin), limits, hash_seed, wire.RUN)[0]
+
+    def evaluate(self, job: str, limits: Limits | None = None) -> tuple[Result, bytes]:
+        """Run a job of `run_tests` and return what its process answered, which is not to be trusted."""
+        return self._execute(_encoded(job), b"", limits, None, wire.TESTS)
+
+    def submit(
+        self, program: str | bytes, stdin: str | bytes = "", limits: Limits | None = None, hash_seed: int | None = None
+    ) -> Future[Result]:
+        """Run one program in the background."""
+        self._check_process()
+        with self._lock:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="llm_gym.sandbox")
+        return self._threads.submit(self.run, program, stdin, limits, hash_seed)
+
+    def map(self, programs: Iterable[str | Program]) -> Iterator[Result]:
+        """Run many programs at once; results come in the order of the programs."""
+        jobs = [Program(program) if isinstance(program, str) else program for program in programs]
+        yield from [future.result() for future in [self.submit(*job) for job in jobs]]
+
+    def _execute(
+        self, program: bytes, stdin: bytes, limits: Limits | None, hash_seed: int | None, mode: int
+    ) -> tuple[Result, bytes]:
+        self._check_process()
+        seed = self._hash_seed if hash_seed is None else hash_seed
+        if not 0 <= seed < 1 << 32:
+            raise ValueError(f"hash_seed must be in [0, 2**32), got {seed}")
+        limits = limits or self.limits
+        if limits is not self.limits and any(
+            own > most for own, most in zip(limits.sizes, self.limits.sizes, strict=True)
+        ):
+            raise ValueError(f"{limits} exceeds its pool's memory, output, processes or threads: {self.limits}")
+        with self._free:
+            for _ in range(2):
+                server = self._server(seed)
+                try:
+                    outcome = server.execute(program, stdin, limits, mode)
+                except ServerDied:
+                    server.close()
+                    continue
+                except BaseException:
+                    # Interrupted between question and answer: the next program must not get this one's.
+                    server.close()
+                    raise
+                self._put_back(seed, server)
+                return outcome
+        # It took two servers with it, which only the kernel's out-of-memory killer or a user can do.
+        return Result("killed", "", "", 0.0, 0.0, 0, signal="SIGKILL"), b""
+
+    def _server(self, seed: int) -> WarmServer:
+        with self._lock:
+            idle = self._idle.get(seed)
+            if idle:
+                return idle.pop()
+        isolation, interpreter, preload = self._settings
+        server = WarmServer(ServerSettings(isolation, interpreter, preload, seed, self._temporary_bytes, self.limits))
+        self._layers = server.layers
+        return server
+
+    def _put_back(self, seed: int, server: WarmServer) -> None:
+        with self._lock:
+            if self._keep:
+                self._idle.setdefault(seed, []).append(server)
+                return
+        server.close()
+
+    def let_servers_go(self) -> None:
+        """Keep no server warm from now on: the idle ones end now, those at work after their program."""
+        with self._lock:
+            self._keep = False
+            servers = [server for idle in self._idle.values() for server in idle]
+            self._idle.clear()
+        for server in servers:
+            server.close()
+
+    def close(self) -> None:
+        """End all servers. A program that is still running ends with its limit or by itself first."""
+        if os.getpid() != self._pid or self._closed:
+            return
+        self._closed = True
+        if self._threads is not None:
+            self._threads.shutdown()
+        self.let_servers_go()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _encoded(text: str | bytes) -> bytes:
+    # A lone surrogate goes through as it is: the compiler, or the program that reads it, refuses it.
+    return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+
+
+_SHARED_AT_MOST = 4
+_shared: dict[tuple[Isolation, tuple[int, ...]], Pool] = {}
+_shared_lock = threading.Lock()
+
+
+def shared_pool(isolation: Isolation, limits: Limits | None = None) -> Pool:
+    """The pool behind `run` and `run_tests`, one a kind of limits: one worker a processor core, ended at exit."""
+    limits = limits or Limits()
+    key = (isolation, limits.sizes)
+    with _shared_lock:
+        pool = _shared.get(key)
+        if pool is None:
+            pool = _shared[key] = Pool(workers=os.cpu_count() or 1, limits=limits, isolation=isolation)
+            atexit.register(pool.close)
+            if len(_shared) > _SHARED_AT_MOST:
+                oldest = _shared.pop(next(iter(_shared)))
+                atexit.unregister(oldest.close)
+                oldest.let_servers_go()
+        return pool
+
+
+def run(
+    program: str | bytes,
+    stdin: str | bytes = "",
+    limits: Limits | None = None,
+    isolation: Isolation = "full",
+    hash_seed: int | None = None,
+) -> Result:
+    """Run one program on a pool that this process keeps warm. See `Pool` for the arguments.
+
+    Raises:
+        SandboxUnavailable: The isolation that was asked for cannot be had here.
+    """
+    return shared_pool(isolation, limits).run(program, stdin, limits, hash_seed)
