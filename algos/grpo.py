@@ -21,7 +21,6 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any, Literal
 
-import gymnasium
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -36,10 +35,10 @@ from algos.model.load import check_model, load_model
 from algos.rollout.batching import Batch, micro_batches
 from algos.rollout.chat import Chat
 from algos.rollout.hf import HFEngine
-from algos.rollout.play import Rollout
+from algos.rollout.play import Rollout, make_envs
 from algos.rollout.records import Episode, Row, to_rows
 from algos.run import checkpoint
-from algos.run.config import Config, ConfigError, Section, die, load
+from algos.run.config import Config, ConfigError, OptimSection, Section, die, load
 from algos.run.evaluate import evaluate
 from algos.run.interrupt import StopSignal
 from algos.run.report import last_line, write_report
@@ -53,12 +52,16 @@ class GrpoSection(Section):
     aggregation: Aggregation = Field("token", description="token (DAPO), sequence (GRPO) or constant (Dr. GRPO).")
     clip_low: float = Field(0.2, gt=0, lt=1, description="The ratio is clipped below at 1 - clip_low.")
     clip_high: float = Field(0.28, gt=0, description="And above at 1 + clip_high (clip-higher, DAPO).")
+    entropy_coef: float = Field(
+        0.0, ge=0, description="Weight of the entropy bonus; it falls as the learning rate does."
+    )
     kl_coef: float = Field(0.0, ge=0, description="Weight of the divergence from the starting model; 0: no reference.")
     epochs: int = Field(1, ge=1, description="Passes over each step's episodes.")
     minibatches: int = Field(1, ge=1, description="Optimizer steps a pass.")
 
 
 class GrpoConfig(Config):
+    optim: OptimSection = OptimSection()
     grpo: GrpoSection = GrpoSection()
     sft: SftSection = SftSection()  # how `model.path: tiny` is warm-started
 
@@ -77,14 +80,7 @@ def check(config: GrpoConfig) -> None:
             f"{processes} process(es) x {config.grpo.minibatches} grpo.minibatches"
         )
     check_model(config.model.path)
-    make_envs(config, 1)[0].reset(seed=0)
-
-
-def make_envs(config: GrpoConfig, n: int) -> list[gymnasium.Env[str, str]]:
-    try:
-        return [gymnasium.make(config.env.id, **config.env.settings) for _ in range(n)]
-    except (gymnasium.error.Error, TypeError, ValueError, ImportError) as error:
-        raise ConfigError(f"env: {error}") from None
+    make_envs(config.env, 1)
 
 
 def collect(config: GrpoConfig, step: int, rollout: Rollout, accelerator: Accelerator) -> list[Episode]:
@@ -111,13 +107,14 @@ def advantage(config: GrpoConfig, episodes: list[Episode]) -> tuple[list[float],
 
 
 def batch_loss(
-    config: GrpoConfig, batch: Batch, policy: torch.nn.Module, reference: Policy | None
+    config: GrpoConfig, batch: Batch, policy: torch.nn.Module, reference: Policy | None, entropy_coef: float
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """This batch's part of the loss, and per-token figures to report, each ``[tokens]``."""
     grpo = config.grpo
     logprobs, entropy = policy(batch)
     old, weights = batch.actions("old_logprobs"), batch.action_weights()
     per_token = clipped_policy_loss(logprobs, old, batch.actions("advantages"), grpo.clip_low, grpo.clip_high)
+    per_token = per_token - entropy_coef * entropy
     ratio = (logprobs - old).exp().detach()
     clipped = (ratio < 1 - grpo.clip_low) | (ratio > 1 + grpo.clip_high)
     figures = {"policy/entropy": entropy, "losses/approx_kl": kl_estimate(old, logprobs), "losses/clipfrac": clipped}
@@ -137,9 +134,14 @@ def update(
     reference: Policy | None,
     optimizer: Any,
     accelerator: Accelerator,
-    rng: np.random.Generator,
+    step: int,
 ) -> dict[str, float]:
     """``epochs`` x ``minibatches`` optimizer steps on ``rows``; what it returns are means over tokens."""
+    rng = np.random.default_rng([config.run.seed, step, accelerator.process_index])
+    rate = learning_rate(config, step)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    entropy_coef = config.grpo.entropy_coef * rate / config.optim.lr
     sums: defaultdict[str, float] = defaultdict(float)
     losses, norms, seen = [0.0], [0.0], 0
     for _ in range(config.grpo.epochs):
@@ -158,7 +160,7 @@ def update(
             total = 0.0
             for number, batch in enumerate(batches, 1):
                 with contextlib.nullcontext() if number == len(batches) else accelerator.no_sync(policy):
-                    loss, figures = batch_loss(config, batch, policy, reference)
+                    loss, figures = batch_loss(config, batch, policy, reference, entropy_coef)
                     # DistributedDataParallel averages over processes; the loss is the sum.
                     accelerator.backward(loss * accelerator.num_processes)
                 total += loss.item()
@@ -170,7 +172,7 @@ def update(
             optimizer.step()
             optimizer.zero_grad()
     means = {name: total / seen for name, total in sums.items()}
-    return {"losses/policy": losses[-1], "optim/grad_norm": norms[-1]} | means
+    return {"losses/policy": losses[-1], "optim/grad_norm": norms[-1], "optim/lr": rate} | means
 
 
 IDLE = Row([0], [0], [True], [0.0], [0.0], weight=0.0)
@@ -191,7 +193,9 @@ def train(config: GrpoConfig, sources: dict[str, str], resume: bool) -> None:
     """The whole algorithm: collect, advantage, update, sync, log, evaluate, checkpoint."""
     started = time.monotonic()
     precision = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[config.model.dtype]
-    accelerator = Accelerator(mixed_precision=precision, log_with=config.run.trackers, project_dir=config.run.dir)
+    accelerator = Accelerator(
+        mixed_precision=precision, log_with=config.run.trackers, project_dir=config.run.dir / "tensorboard"
+    )
     newest = checkpoint.all_of(config.run.dir)[-1:] if resume else []
     start_from: str | Path = newest[0] if newest else config.model.path
     if start_from == "tiny":
@@ -209,9 +213,8 @@ def train(config: GrpoConfig, sources: dict[str, str], resume: bool) -> None:
     policy, optimizer = accelerator.prepare(policy, optimizer)
     chat = Chat(tokenizer, config.rollout.thinking)
     engine = HFEngine(model, chat.stop_ids, config.rollout.max_new_tokens)
-    envs = make_envs(config, config.rollout.episodes // accelerator.num_processes)
-    limits = config.rollout.max_turns, config.rollout.max_prompt_tokens
-    rollout = Rollout(envs, engine, chat, config.env.id, config.rollout.context, *limits)
+    envs = make_envs(config.env, config.rollout.episodes // accelerator.num_processes)
+    rollout = Rollout.of(config, envs, engine, chat)
 
     state: dict[str, Any] = {"step": 0, "episodes": 0, "wall_s": 0.0, "base": str(start_from)}
     if newest:
@@ -239,15 +242,12 @@ def train(config: GrpoConfig, sources: dict[str, str], resume: bool) -> None:
         episodes = collect(config, step, rollout, accelerator)
         t1 = time.perf_counter()
         advantages, rows, metrics = advantage(config, episodes)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
-        rng = np.random.default_rng([config.run.seed, step, accelerator.process_index])
-        metrics |= update(config, rows, policy, reference, optimizer, accelerator, rng)
+        metrics |= update(config, rows, policy, reference, optimizer, accelerator, step)
         engine.sync(step + 1)
         t2 = time.perf_counter()
 
         episodes, advantages = gather_object(episodes), gather_object(advantages)
-        metrics |= describe(episodes) | {"optim/lr": learning_rate(config, step)}
+        metrics |= describe(episodes)
         metrics |= {"time/collect_s": t1 - t0, "time/update_s": t2 - t1}
         metrics["time/tokens_per_second"] = metrics["tokens/sampled"] / (t2 - t0)
         state |= {"step": step + 1, "episodes": state["episodes"] + len(episodes)}
@@ -300,7 +300,8 @@ def main(argv: list[str]) -> None:
     try:
         config, sources, flags = load(GrpoConfig, argv)
         check(config)
-        claim_folder(config.run.dir, flags["resume"], flags["overwrite"])
+        if int(os.environ.get("RANK", 0)) == 0:
+            claim_folder(config.run.dir, flags["resume"], flags["overwrite"])
         train(config, sources, flags["resume"])
     except ConfigError as error:
         die(error)

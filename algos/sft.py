@@ -10,24 +10,32 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
+from accelerate import Accelerator
 from pydantic import Field
 from tqdm import tqdm
 
-import llm_gym  # noqa: F401 - registers the environments
 from algos.maths.losses import token_weights
 from algos.model import tiny
 from algos.model.forward import Policy
-from algos.rollout.batching import Batch
+from algos.model.load import check_model, load_model
+from algos.rollout.batching import micro_batches
 from algos.rollout.chat import Chat
-from algos.rollout.play import Context
+from algos.rollout.hf import HFEngine
+from algos.rollout.play import Context, Rollout, make_envs
 from algos.rollout.records import Row, Turn, to_rows
-from algos.run.config import EnvSection, Section
+from algos.run import checkpoint
+from algos.run.config import Config, ConfigError, EnvSection, Section, die, load
+from algos.run.evaluate import evaluate
+from algos.run.report import last_line, write_report
+from algos.run.tracking import Tracker, claim_folder
 
 TINY_VERSION = 1  # raise it when the recipe changes, so that no stale model is found in the cache
 
@@ -39,7 +47,12 @@ class SftSection(Section):
     episodes: int = Field(2000, ge=1, description="Games demonstrated.")
     steps: int = Field(300, ge=1, description="Optimizer steps.")
     batch: int = Field(256, ge=1, description="Replies a step.")
+    micro_batch: int = Field(256, ge=1, description="Replies in memory at a time. It never changes the gradient.")
     lr: float = Field(2e-3, gt=0, description="Peak learning rate; linear to 0 after a short warm-up.")
+
+
+class SftConfig(Config):
+    sft: SftSection = SftSection()
 
 
 Conversation = list[tuple[list[dict[str, str]], str]]
@@ -48,7 +61,7 @@ Conversation = list[tuple[list[dict[str, str]], str]]
 
 def demonstrate(env: EnvSection, sft: SftSection, seed: int) -> list[Conversation]:
     """Plays episodes with a scripted player in the agent's seat; every seat in turn."""
-    made: Any = gymnasium.make(env.id, **env.settings)
+    made: Any = make_envs(env, 1)[0]
     rng = np.random.default_rng(seed)
     conversations: list[Conversation] = []
     for episode in range(sft.episodes):
@@ -84,38 +97,47 @@ def as_rows(conversations: list[Conversation], chat: Chat, context: Context) -> 
     return rows
 
 
-def train(model: torch.nn.Module, rows: list[Row], sft: SftSection, seed: int, quiet: bool = False) -> float:
-    """Fits ``model`` to ``rows``; returns the last step's loss in nats a token."""
+def fit(model: torch.nn.Module, rows: list[Row], sft: SftSection, seed: int) -> Iterator[float]:
+    """Trains ``model`` on ``rows``; yields each step's loss, in nats a token."""
     rng = np.random.default_rng(seed)
     policy = Policy(model, temperature=1.0)
+    device = next(model.parameters()).device
     optimizer = torch.optim.AdamW(model.parameters(), lr=sft.lr, weight_decay=0.0, betas=(0.9, 0.99))
     warmup = max(1, sft.steps // 20)
-    bar = tqdm(range(sft.steps), desc="warm start", disable=quiet, unit="step", leave=False)
     model.train()
-    for step in bar:
+    for step in range(sft.steps):
         for group in optimizer.param_groups:
             group["lr"] = sft.lr * min((step + 1) / warmup, (sft.steps - step) / (sft.steps - warmup + 1))
-        batch_rows = [rows[i] for i in rng.integers(len(rows), size=sft.batch)]
-        counts = torch.tensor([row.action_tokens for row in batch_rows])
-        weights = token_weights(counts, "token", float(counts.sum()), len(batch_rows), 0)
-        for row, weight in zip(batch_rows, weights.tolist(), strict=True):
+        chosen = [rows[i] for i in rng.integers(len(rows), size=sft.batch)]
+        counts = torch.tensor([row.action_tokens for row in chosen])
+        weights = token_weights(counts, "token", float(counts.sum()), len(chosen), 0)
+        for row, weight in zip(chosen, weights.tolist(), strict=True):
             row.weight = weight
-        batch = Batch.of(batch_rows)
-        logprobs, _ = policy(batch)
-        loss = -(logprobs * batch.action_weights()).sum()
-        optimizer.zero_grad()
-        loss.backward()
+        total = 0.0
+        for batch in micro_batches(chosen, sft.micro_batch, device):
+            logprobs, _ = policy(batch)
+            loss = -(logprobs * batch.action_weights()).sum()
+            loss.backward()
+            total += loss.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        bar.set_postfix(loss=f"{loss.item():.3f}")
-    return float(loss.item())
+        optimizer.zero_grad()
+        yield total
 
 
 def cache_folder() -> Path:
     return Path(os.environ.get("LLM_GYM_CACHE", Path.home() / ".cache" / "llm_gym"))
 
 
-def tiny_model(env: EnvSection, context: Context, sft: SftSection, seed: int = 0, quiet: bool = False) -> Path:
+def untrained_tiny(conversations: list[Conversation], seed: int) -> tuple[Any, Any]:
+    """The embedded model with random weights, and a tokenizer trained on the conversations."""
+    talks = conversations[:500]
+    texts = [m["content"] for talk in talks for messages, _ in talk for m in messages]
+    tokenizer = tiny.train_tokenizer([*texts, *(reply for talk in talks for _, reply in talk)])
+    return tiny.untrained(tokenizer, seed), tokenizer
+
+
+def tiny_model(env: EnvSection, context: Context, sft: SftSection, seed: int = 0) -> Path:
     """The embedded model warm-started on an environment: an ordinary Hugging Face folder, made once and cached.
 
     The opponent is left out of the recipe: demonstrations are between weak players whoever is trained against later.
@@ -126,7 +148,7 @@ def tiny_model(env: EnvSection, context: Context, sft: SftSection, seed: int = 0
         "version": TINY_VERSION,
         "env": env.model_dump(),
         "context": context,
-        "sft": sft.model_dump(),
+        "sft": sft.model_dump(exclude={"micro_batch"}),
         "seed": seed,
     }
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
@@ -134,10 +156,10 @@ def tiny_model(env: EnvSection, context: Context, sft: SftSection, seed: int = 0
     if folder.exists():
         return folder
     conversations = demonstrate(env, sft, seed)
-    texts = [m["content"] for talk in conversations[:500] for messages, _ in talk for m in messages]
-    tokenizer = tiny.train_tokenizer([*texts, *(reply for talk in conversations[:500] for _, reply in talk)])
-    model = tiny.untrained(tokenizer, seed)
-    train(model, as_rows(conversations, Chat(tokenizer), context), sft, seed, quiet)
+    model, tokenizer = untrained_tiny(conversations, seed)
+    bar = tqdm(fit(model, as_rows(conversations, Chat(tokenizer), context), sft, seed), total=sft.steps, leave=False)
+    for loss in bar:
+        bar.set_description(f"warm start, loss {loss:.3f}", refresh=False)
     unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     model.save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
@@ -148,3 +170,49 @@ def tiny_model(env: EnvSection, context: Context, sft: SftSection, seed: int = 0
         if not folder.exists():
             raise
     return folder
+
+
+def train(config: SftConfig, sources: dict[str, str]) -> None:
+    """Demonstrate, fit, log, evaluate, checkpoint. ``model.path: tiny`` starts from random weights."""
+    started = time.monotonic()
+    accelerator = Accelerator(log_with=config.run.trackers, project_dir=config.run.dir / "tensorboard")
+    conversations = demonstrate(config.env, config.sft, config.run.seed)
+    if config.model.path == "tiny":
+        model, tokenizer = untrained_tiny(conversations, config.run.seed)
+    else:
+        model, tokenizer = load_model(config.model.path)
+    model.to(accelerator.device)
+    chat = Chat(tokenizer, config.rollout.thinking)
+    engine = HFEngine(model, chat.stop_ids, config.rollout.max_new_tokens)
+    rollout = Rollout.of(config, make_envs(config.env, config.rollout.episodes), engine, chat)
+    tracker = Tracker(config, sources, accelerator, start_step=0)
+    before = evaluate(rollout, config.eval.episodes, config.eval.temperature, accelerator)
+    bar = tqdm(
+        fit(model, as_rows(conversations, chat, config.rollout.context), config.sft, config.run.seed),
+        total=config.sft.steps,
+    )
+    for step, loss in enumerate(bar, 1):
+        tracker.log(step, {"losses/sft": loss})
+        bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+    checkpoint.save(config.run.dir, config.sft.steps, model, tokenizer, {}, config.run.keep)
+    after = evaluate(rollout, config.eval.episodes, config.eval.temperature, accelerator)
+    summary = {"algorithm": "sft", "env": config.env.id, "steps": config.sft.steps, "episodes": config.sft.episodes}
+    tracker.write_summary(summary | {"wall_s": time.monotonic() - started, "before": before, "after": after})
+    tracker.close()
+    write_report([config.run.dir], config.run.dir / "report.html")
+    print(f"{last_line('before', before)}\n{last_line('after', after)}\n{config.run.dir / 'report.html'}")
+
+
+def main(argv: list[str]) -> None:
+    try:
+        config, sources, flags = load(SftConfig, argv)
+        check_model(config.model.path)
+        make_envs(config.env, 1)
+        claim_folder(config.run.dir, resume=False, overwrite=flags["overwrite"])
+        train(config, sources)
+    except ConfigError as error:
+        die(error)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

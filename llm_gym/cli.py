@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -12,6 +13,16 @@ import gymnasium
 import llm_gym
 
 ALGORITHMS = ("grpo", "sft")
+EXTRAS = {
+    "train": "torch",
+    "openspiel": "pyspiel",
+    "pettingzoo": "pettingzoo",
+    "serve": "fastapi",
+    "deepspeed": "deepspeed",
+    "vllm": "vllm",
+    "quantize": "bitsandbytes",
+}
+"""Extra -> the module that tells whether it is installed."""
 
 
 def _die(message: object) -> NoReturn:
@@ -21,7 +32,7 @@ def _die(message: object) -> NoReturn:
 
 def _trainer(module: str) -> Callable[[list[str]], None]:
     try:
-        return importlib.import_module(module).main  # type: ignore[no-any-return]
+        return importlib.import_module(module).main
     except ModuleNotFoundError as error:
         _die(f'{error}: training needs pip install "llm-gym[train]"')
 
@@ -77,7 +88,28 @@ def report(argv: list[str]) -> None:
     _trainer("algos.run.report")(argv)
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"envs": envs, "play": play, "train": train, "report": report}
+def doctor(argv: list[str]) -> None:
+    """llm-gym doctor: what is installed here, and which layers of the sandbox hold, each tried out"""
+    from llm_gym.sandbox import probe
+
+    if argv:
+        _die("llm-gym doctor takes no arguments")
+    print(f"Python {sys.version.split()[0]}, llm_gym {llm_gym.__version__}\n\nExtras")
+    for extra, module in EXTRAS.items():
+        found = importlib.util.find_spec(module) is not None
+        print(f"  {extra:16} {'yes' if found else 'no: pip install llm-gym[' + extra + ']'}")
+    print("\nSandbox")
+    for layer in probe():
+        print(f"  {layer.name:16} {'holds' if layer.holds else 'MISSING'}: {layer.detail}")
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "envs": envs,
+    "play": play,
+    "train": train,
+    "report": report,
+    "doctor": doctor,
+}
 
 
 def main(argv: list[str] | None = None) -> None:

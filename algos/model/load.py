@@ -16,10 +16,11 @@ def check_model(path: str) -> None:
     Raises:
         ConfigError: It is not there, or holds no model.
     """
-    looks_local = path.startswith((".", "/", "~")) or Path(path).expanduser().exists()
+    folder = Path(path).expanduser()
+    inside = path.count("/") == 1 and folder.parent.is_dir()  # runs/typo is meant as a folder where runs/ is one
+    looks_local = path.startswith((".", "/", "~")) or folder.exists() or inside
     if path == "tiny" or (not looks_local and path.count("/") == 1):
         return
-    folder = Path(path).expanduser()
     if not looks_local and not folder.exists():
         raise ConfigError(f"model.path: {path!r} is no folder here, and no Hugging Face id (owner/name), nor `tiny`")
     if not folder.is_dir():
@@ -32,7 +33,7 @@ def load_model(path: str | Path) -> tuple[Any, Any]:
     """The causal language model, in float32, and its tokenizer.
 
     Raises:
-        ConfigError: Neither a folder nor the Hugging Face hub has it.
+        ConfigError: Neither a folder nor the Hugging Face hub has it, or it cannot hold a conversation.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -43,4 +44,6 @@ def load_model(path: str | Path) -> tuple[Any, Any]:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model.path {path}: {str(error).splitlines()[0]}") from None
+    if not tokenizer.chat_template:
+        raise ConfigError(f"model.path {path}: its tokenizer has no chat template; use an instruction-tuned model")
     return model, tokenizer

@@ -99,6 +99,7 @@ class HFEngine:
 
 def choose(logits: Tensor, temperature: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Samples from ``[rows, vocabulary]`` logits: tokens and their log-probabilities, both ``[rows]``."""
-    log_p = torch.log_softmax(logits.float() / (temperature or 1.0), dim=-1)
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    log_p = torch.log_softmax(logits / (temperature or 1.0), dim=-1)
     tokens = torch.multinomial(log_p.exp(), 1, generator=generator)[:, 0] if temperature else log_p.argmax(-1)
     return tokens, log_p.gather(-1, tokens[:, None])[:, 0]

@@ -9,11 +9,29 @@ from typing import Any, Literal
 import gymnasium
 import torch
 
+import llm_gym  # noqa: F401 - registers its environments
 from algos.rollout.chat import Chat
 from algos.rollout.hf import HFEngine
 from algos.rollout.records import Episode, Turn
+from algos.run.config import Config, ConfigError, EnvSection
 
 Context = Literal["turn", "episode"]
+
+
+def make_envs(env: EnvSection, n: int) -> list[gymnasium.Env[str, str]]:
+    """``n`` environments, the first of them tried out.
+
+    Raises:
+        ConfigError: There is no such id, it refuses a setting, an extra it needs is not installed, or it is no text.
+    """
+    try:
+        envs: list[gymnasium.Env[str, str]] = [gymnasium.make(env.id, **env.settings) for _ in range(n)]
+        observation: object = envs[0].reset(seed=0)[0]
+    except (gymnasium.error.Error, TypeError, ValueError, ImportError) as error:
+        raise ConfigError(f"env: {error}") from None
+    if not isinstance(observation, str):
+        raise ConfigError(f"env.id: {env.id} shows {type(observation).__name__}, not text (str)")
+    return envs
 
 
 class Seat:
@@ -27,7 +45,6 @@ class Seat:
         told = rules[0]["content"] if rules else ""
         self.episode = Episode(rollout.env_id, seed, group, player=info.get("player", 0), rules=told)
         self._rules = rules
-        self._last = messages[-1:]
         self.observation = observation
         self.prompt_ids = self.chat.first(messages)
         self.done = "outcome" in info  # the opponent can end a game before our first turn: nothing to learn from it
@@ -87,6 +104,11 @@ class Rollout:
     context: Context
     max_turns: int
     max_prompt_tokens: int
+
+    @staticmethod
+    def of(config: Config, envs: Sequence[gymnasium.Env[str, str]], engine: HFEngine, chat: Chat) -> Rollout:
+        limits = config.rollout.max_turns, config.rollout.max_prompt_tokens
+        return Rollout(envs, engine, chat, config.env.id, config.rollout.context, *limits)
 
     def play(
         self, seeds: Sequence[int], temperature: float, generator: torch.Generator, group_size: int = 1

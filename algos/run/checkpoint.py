@@ -21,10 +21,11 @@ def save(run_dir: Path, step: int, model: Any, tokenizer: Any, state: dict[str, 
         keep: Older checkpoints than the newest ``keep`` are removed.
     """
     folder = run_dir / "checkpoints" / f"step_{step:06d}"
-    if folder.exists():
+    if folder in all_of(run_dir):
         return folder
     unfinished = folder.with_suffix(".tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    for torn in (folder, unfinished):
+        shutil.rmtree(torn, ignore_errors=True)
     unfinished.mkdir(parents=True)
     model.save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)

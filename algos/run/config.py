@@ -33,9 +33,6 @@ class RunSection(Section):
         ["tensorboard"],
         description="Where metrics go besides metrics.jsonl. wandb is offline unless WANDB_API_KEY is set.",
     )
-    minutes: float | None = Field(
-        None, gt=0, description="Stop training after so many minutes, as if max_steps were reached."
-    )
 
 
 class ModelSection(Section):
@@ -110,7 +107,6 @@ class Config(Section):
     model: ModelSection = ModelSection()
     env: EnvSection = EnvSection()
     rollout: RolloutSection = RolloutSection()
-    optim: OptimSection = OptimSection()
     eval: EvalSection = EvalSection()
 
 
@@ -135,11 +131,11 @@ def load(schema: type[C], argv: list[str]) -> tuple[C, dict[str, str], dict[str,
     for name, text in sorted(os.environ.items()):
         if name.startswith(ENV_PREFIX) and "__" in name:
             key = name[len(ENV_PREFIX) :].lower().replace("__", ".")
-            _put(schema, values, sources, key, _scalar(text), f"environment variable {name}")
+            _put(schema, values, sources, key, text, f"environment variable {name}", is_text=True)
     for key, text in overrides:
         if key == "model":
             key = "model.path"
-        _put(schema, values, sources, key, _scalar(text), "command line")
+        _put(schema, values, sources, key, text, "command line", is_text=True)
     try:
         return schema.model_validate(values), sources, flags
     except ValidationError as error:
@@ -201,9 +197,15 @@ def _scalar(text: str) -> Any:
 
 
 def _put(
-    schema: type[BaseModel], values: dict[str, Any], sources: dict[str, str], key: str, value: Any, source: str
+    schema: type[BaseModel],
+    values: dict[str, Any],
+    sources: dict[str, str],
+    key: str,
+    value: Any,
+    source: str,
+    is_text: bool = False,
 ) -> None:
-    """Sets ``values[section][name]``, having checked that the schema knows it."""
+    """Sets ``values[section][name]``, having checked that the schema knows it; text is read as YAML reads it."""
     section, _, name = key.partition(".")
     known = schema.model_fields
     if section not in known:
@@ -213,8 +215,11 @@ def _put(
         raise ConfigError(f"{source}: {key!r} is not of the form section.key")
     if name not in part.model_fields and part.model_config.get("extra") != "allow":
         raise ConfigError(f"{source}: unknown setting {key!r}{_nearest(name, part.model_fields, section + '.')}")
+    field = part.model_fields.get(name)
+    if field is None or field.annotation not in (str, Path):  # a name such as "007" or "a: b" is no number, no mapping
+        value = _number(_scalar(value) if is_text else value)
     # YAML spells nothing `null`; people write None, which would otherwise be the string "None".
-    values.setdefault(section, {})[name] = None if value == "None" else _number(value)
+    values.setdefault(section, {})[name] = None if value == "None" else value
     sources[key] = source
 
 
