@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from gymnasium.error import ResetNeeded
@@ -29,7 +30,7 @@ class TextAECEnv(AECEnv[str, str, str]):
 
     Args:
         text_game: The rules: a :class:`llm_gym.TextGame` class, a callable that makes one, or its ``"module:name"``.
-        action_format: How a reply marks its action; by default the game's own.
+        action_format: How a reply marks its action, for all seats or one a seat; by default the game's own.
         on_invalid: ``lose``, ``retry:n``, ``penalty:x`` or ``random``.
         show_legal: Whether observations list the legal actions.
         render_mode: ``"ansi"`` or None.
@@ -46,7 +47,7 @@ class TextAECEnv(AECEnv[str, str, str]):
         self,
         text_game: GameSpec,
         *,
-        action_format: str | None = None,
+        action_format: str | Sequence[str] | None = None,
         on_invalid: str = "lose",
         show_legal: bool = False,
         render_mode: str | None = None,

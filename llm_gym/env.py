@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -28,11 +29,12 @@ class TextEnv(gymnasium.Env[str, str]):
 
     Args:
         text_game: The rules: a :class:`llm_gym.TextGame` class, a callable that makes one, or its ``"module:name"``.
-        opponent: ``"random"``, ``"first"``, ``"minimax"``, or a callable ``(observation, info) -> reply``.
+        opponent: A callable ``(observation, info) -> reply``, or a name: ``"random"``, ``"first"``, ``"minimax"``,
+            ``"mcts(simulations=100)"``, ``"ismcts"``, ``"nash"`` or one of the game's own (:mod:`llm_gym.opponents`).
         seat: The agent's seat: a number, ``"alternate"`` (from episode to episode; ``seed % num_players`` where reset
             gets a seed), or ``"random"``.
         action_format: How a reply marks its action: ``boxed``, ``bracket``, ``tag``, ``fence``, ``plain``; by default
-            the game's own.
+            the game's own. A list gives each seat its own.
         on_invalid: What a malformed or illegal reply does. ``lose``: the game ends, the offender earns -1.5 and every
             other player +0.5. ``retry:n``: up to n more tries in that turn, then ``lose``. ``penalty:x``: it costs x
             and the turn is tried again. ``random``: a random legal action is played instead.
@@ -52,7 +54,7 @@ class TextEnv(gymnasium.Env[str, str]):
         *,
         opponent: str | Reply = "random",
         seat: int | str = 0,
-        action_format: str | None = None,
+        action_format: str | Sequence[str] | None = None,
         on_invalid: str = "lose",
         show_legal: bool = False,
         render_mode: str | None = None,
@@ -75,6 +77,11 @@ class TextEnv(gymnasium.Env[str, str]):
         self._scripted = None if callable(opponent) else make_player(opponent, self.game)
         self._episode = -1
         self._started = False
+
+    @property
+    def action_format(self) -> str:
+        """How the agent's replies mark their action, in the seat it has now."""
+        return self.match.formats[self.seat]
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Starts an episode; a seed fixes everything in it, opponents included.
@@ -128,7 +135,7 @@ class TextEnv(gymnasium.Env[str, str]):
 
     def scripted_reply(self, player: str, rng: np.random.Generator) -> str:
         """The reply that a scripted player (``"random"``, ``"minimax"``, ...) would give now in the agent's seat."""
-        return format_action(make_player(player, self.game).choose(self.game, rng), self.match.action_format)
+        return format_action(make_player(player, self.game).choose(self.game, rng), self.action_format)
 
     def render(self) -> str | None:
         """The situation as the agent sees it, in render mode ``ansi``."""

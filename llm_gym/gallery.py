@@ -117,7 +117,7 @@ def play(env: TextEnv, player: Player, seed: int) -> Iterator[tuple[str, str]]:
     observation, info = env.reset(seed=seed)
     over = "outcome" in info  # it may be over before the agent's first turn
     while not over:
-        reply = format_action(player.choose(env.game, rng), env.match.action_format)
+        reply = format_action(player.choose(env.game, rng), env.action_format)
         yield observation, reply
         observation, _, over, _, info = env.step(reply)
 
@@ -175,7 +175,7 @@ def _row(name: str, env: TextEnv, scores: dict[str, Score]) -> str:
         str(game.num_players),
         "no" if game.perfect_information else "yes",
         "yes" if game.has_chance else "no",
-        env.match.action_format,
+        " / ".join(dict.fromkeys(env.match.formats)),
         f"{low:g} to {high:g}",
         f"{median:g} ({least} to {most})",
     ]
@@ -195,13 +195,19 @@ def _section(name: str, env: TextEnv, scores: dict[str, Score]) -> str:
     lines = [
         f"## {name}",
         ", ".join(facts) + ".",
-        f"Told first:\n\n```text\n{env.match.system}\n```",
-        f"An observation:\n\n```text\n{_shorten(observation)}\n```",
-        f"A reply: `{reply}`",
+        f"Told first:\n\n{_block(env.match.systems[env.seat])}",
+        f"An observation:\n\n{_block(_shorten(observation))}",
+        f"A reply:\n\n{_block(reply)}" if "\n" in reply else f"A reply: `{reply}`",
         "| player | games | won or solved | drawn | mean return |\n| --- | --- | --- | --- | --- |\n"
         + "\n".join(_score_row(player, entry) for player, entry in scores.items()),
     ]
     return "\n\n".join(lines) + "\n"
+
+
+def _block(text: str) -> str:
+    """``text`` as it is, in a fence that no fence within it ends."""
+    fence = "````" if "```" in text else "```"
+    return f"{fence}text\n{text}\n{fence}"
 
 
 def _shorten(text: str) -> str:

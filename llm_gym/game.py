@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,8 +28,8 @@ class TextGame:
         num_players: Number of seats, numbered from 0.
         rules: The system text, said once at reset. It does not say how a reply is formatted: the environment adds that.
         current_player: Whose turn it is; None once the game is over.
-        action_format: The default reply format, a key of :data:`llm_gym.parsing.FORMATS`.
-        example: An action to show in the format's instruction, such as ``"4"``.
+        action_format: The default reply format, a key of :data:`llm_gym.parsing.FORMATS`; one a seat where they differ.
+        example: An action to show in the format's instruction, such as ``"4"``; one a seat where they differ.
         reward_range: Smallest and largest return of one player in a game played by the rules.
         pays_each_turn: True if :meth:`returns` can change before the end; otherwise it is read at the end only.
         perfect_information: False if a player cannot see the whole state (hidden cards, simultaneous moves).
@@ -40,8 +40,8 @@ class TextGame:
     num_players: int = 1
     rules: str = ""
     current_player: int | None = None
-    action_format: str = "boxed"
-    example: str = ""
+    action_format: str | Sequence[str] = "boxed"
+    example: str | Sequence[str] = ""
     reward_range: tuple[float, float] = (-1.0, 1.0)
     pays_each_turn: bool = False
     perfect_information: bool = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,28 +57,38 @@ def parse_on_invalid(setting: str) -> tuple[str, float]:
     raise ValueError(f"on_invalid must be lose, retry:n, penalty:x or random (retry:2, penalty:0.1), not {setting!r}")
 
 
+def each_seat(setting: str | Sequence[str], seats: int) -> list[str]:
+    """One value for each seat, where ``setting`` is one for all or already one each."""
+    return list(setting) if isinstance(setting, (list, tuple)) else [str(setting)] * seats
+
+
 class Match:
     """A game, its players' replies, and what they earn by the rules and beside them.
 
     Args:
         game: The rules.
-        action_format: How replies mark their action; None for the game's own format.
+        action_format: How replies mark their action, for all seats or one a seat; None for the game's own format.
         on_invalid: What an invalid reply does (see :class:`llm_gym.TextEnv`).
         show_legal: Whether observations list the legal actions.
     """
 
-    def __init__(self, game: TextGame, action_format: str | None, on_invalid: str, show_legal: bool) -> None:
+    def __init__(
+        self, game: TextGame, action_format: str | Sequence[str] | None, on_invalid: str, show_legal: bool
+    ) -> None:
         self.game = game
-        self.action_format = game.action_format if action_format is None else action_format
-        if self.action_format not in FORMATS:
-            raise ValueError(f"action_format must be one of {', '.join(FORMATS)}, not {action_format!r}")
+        self.formats = each_seat(game.action_format if action_format is None else action_format, game.num_players)
+        for named in self.formats:
+            if named not in FORMATS:
+                raise ValueError(f"action_format must be one of {', '.join(FORMATS)}, not {named!r}")
+        if len(self.formats) != game.num_players:
+            raise ValueError(f"action_format must be one for all or one each of {game.num_players} seats")
         self.on_invalid, self.amount = parse_on_invalid(on_invalid)
         self.show_legal = show_legal
-        self.instruction = ""
-        if FORMATS[self.action_format].instruction:
-            sample = format_action(game.example or "...", self.action_format)
-            self.instruction = FORMATS[self.action_format].instruction % sample
-        self.system = "\n".join(filter(None, (game.rules, self.instruction)))
+        self.instructions = [  # by seat: how a reply is formatted
+            FORMATS[named].instruction and FORMATS[named].instruction % format_action(example or "...", named)
+            for named, example in zip(self.formats, each_seat(game.example, game.num_players))
+        ]
+        self.systems = ["\n".join(filter(None, (game.rules, told))) for told in self.instructions]
         self.forfeited: int | None = None
 
     def reset(self, rng: np.random.Generator, options: dict[str, Any] | None) -> None:
@@ -119,7 +129,7 @@ class Match:
         """
         if not isinstance(reply, str):
             raise TypeError(f"an action is the whole reply, a str, not {type(reply).__name__}")
-        candidate = extract_action(reply, self.action_format)
+        candidate = extract_action(reply, self.formats[player])
         parse = "malformed"
         if candidate is not None:
             parse = "illegal"
@@ -169,7 +179,7 @@ class Match:
         messages = [{"role": "user", "content": observation}]
         if player not in self._told:
             self._told.add(player)
-            messages.insert(0, {"role": "system", "content": self.system})
+            messages.insert(0, {"role": "system", "content": self.systems[player]})
         info = {"player": player, "legal_actions": legal, "parse": parse, "messages": messages, **game.info(player)}
         if to_move is None:
             info["returns"] = self.returns()
@@ -183,7 +193,7 @@ class Match:
         if self.on_invalid == "random":
             return f"Your last reply was {parse}; a random action was played instead."
         if parse == "malformed":
-            return f"Your last reply was malformed. {self.instruction}"
+            return f"Your last reply was malformed. {self.instructions[player]}"
         return "Your last action was illegal here. Choose another."
 
     def returns(self) -> list[float]:

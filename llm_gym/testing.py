@@ -66,9 +66,8 @@ def check_text_env(env: str | gymnasium.Env[str, str], episodes: int = 20, seed:
         TextEnvError: The first breach that was found.
     """
     env = gymnasium.make(env) if isinstance(env, str) else env
-    action_format = getattr(getattr(env.unwrapped, "match", None), "action_format", "boxed")
-    _require(action_format in FORMATS, f"unknown action format {action_format!r}")
-    check = _Check(env, action_format, max_turns)
+    check = _Check(env, max_turns)
+    _require(check.action_format in FORMATS, f"unknown action format {check.action_format!r}")
     printed = io.StringIO()
     state = _global_random_state()
     with contextlib.redirect_stdout(printed):
@@ -105,10 +104,14 @@ def _global_random_state() -> tuple[Any, bytes]:
 class _Check:
     """Plays one environment and checks every step of it."""
 
-    def __init__(self, env: gymnasium.Env[str, str], action_format: str, max_turns: int) -> None:
+    def __init__(self, env: gymnasium.Env[str, str], max_turns: int) -> None:
         self.env = env
-        self.action_format = action_format
         self.max_turns = max_turns
+
+    @property
+    def action_format(self) -> str:
+        """The format of the seat that the agent has now."""
+        return getattr(self.env.unwrapped, "action_format", "boxed")
 
     def episode(self, seed: int) -> list[Any]:
         """Plays one episode, with junk where ``seed`` is odd; returns all that was seen."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
-
-import numpy as np
 
 from llm_gym.games.openspiel import OpenSpiel
 from llm_gym.games.openspiel.loading import import_pyspiel
@@ -23,7 +22,7 @@ def can_redraw(game: OpenSpiel) -> bool:
     )
 
 
-def redraw(state: Any, player: int, rng: np.random.RandomState) -> Any:
+def redraw(state: Any, player: int, rng: random.Random) -> Any:
     """A random state that ``player``, who is to move, cannot tell from ``state``; see :func:`can_redraw` for the games.
 
     Dice are drawn again until the player sees what was seen; moves that others made in the same round are drawn from
@@ -42,11 +41,11 @@ def redraw(state: Any, player: int, rng: np.random.RandomState) -> Any:
     for number, move in enumerate(history):
         real.apply_action(move.action)
         if number >= public:
-            drawn.apply_action(int(rng.choice(drawn.legal_actions())))
+            drawn.apply_action(rng.choice(drawn.legal_actions()))
         elif dice and move.player == CHANCE:
             faces = drawn.legal_actions()
             seen = real.information_state_string(player)
-            while (rolled := drawn.child(int(rng.choice(faces)))).information_state_string(player) != seen:
+            while (rolled := drawn.child(rng.choice(faces))).information_state_string(player) != seen:
                 pass
             drawn = rolled
         else:

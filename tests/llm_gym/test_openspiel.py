@@ -367,12 +367,12 @@ def test_2048_can_pay_more_than_openspiel_says() -> None:
 
 
 SCRIPT = """
-import json, random, threading
+import json, random, threading, time
 import numpy as np
 stop = threading.Event()
 def disturb():
     while not stop.is_set():
-        random.random(); np.random.random()
+        random.random(); np.random.random(); time.sleep(0.001)
 thread = threading.Thread(target=disturb); thread.start()
 import gymnasium, llm_gym
 trace = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import re
 from collections.abc import Hashable
 from typing import Any
 
@@ -96,7 +95,7 @@ class OpenSpiel(TextGame):
         inner = innermost(game)[0].get_type()
         notes = notes_of(game)
         self.rules = notes.rules
-        self._noise = re.compile(notes.noise) if notes.noise else None
+        self._shorten = notes.shorten
         board = inner.information == kinds.Information.PERFECT_INFORMATION
         self._view = notes.view or ("observation" if board else "information_state")
         self._position_is_text = inner.short_name in BOARD_SAYS_ALL
@@ -166,17 +165,22 @@ class OpenSpiel(TextGame):
 
     def _moves(self) -> dict[str, int]:
         """The legal actions by name. Of several that say and do the same (in backgammon) the first stays."""
-        moves = self.node.moves
-        if moves is None:
-            legal = [] if self.current_player is None else self.state.legal_actions()
-            moves = self.node.moves = {self.action_name(action): action for action in reversed(legal)}
-            moves = self.node.moves = dict(reversed(moves.items()))
-        return moves
+        node = self.node
+        if node.moves is None:
+            player, name, shorten = node.player, node.state.action_to_string, self._shorten
+            legal = [] if player == TERMINAL else node.state.legal_actions()
+            if shorten is None:
+                node.moves = {name(player, action): action for action in legal}
+            else:
+                node.moves = {}
+                for action in legal:
+                    node.moves.setdefault(shorten(name(player, action)), action)
+        return node.moves
 
     def action_name(self, action: int) -> str:
         """The name, as in :meth:`legal_actions`, of the legal action with OpenSpiel's number ``action``."""
         name: str = self.state.action_to_string(self.current_player, action)
-        return name if self._noise is None else self._noise.sub("", name)
+        return name if self._shorten is None else self._shorten(name)
 
     def observe(self, player: int) -> str:
         text = self.node.texts.get(player)

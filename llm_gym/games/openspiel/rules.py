@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,13 +22,13 @@ class Notes:
 
     Attributes:
         rules: The system text; empty for the plain one. ``{parameter}`` stands for a parameter of the game.
-        noise: A regular expression for what the action strings say needlessly (who moves, an encoded number).
+        shorten: Takes off an action string what it says needlessly (who moves, an encoded number).
         sides: What the observation calls the seats.
         view: Which of OpenSpiel's texts reads better, where it is not the one that :class:`OpenSpiel` would choose.
     """
 
     rules: str
-    noise: str = ""
+    shorten: Callable[[str], str] | None = None
     sides: tuple[str, ...] = ()
     view: str = ""
 
@@ -61,7 +62,7 @@ NOTES: dict[str, Notes] = {
         "{points_order}); everyone bids a card of their hand at the same time; the highest bid takes the points, and "
         "equal highest bids take nothing. Bid cards are gone. Most points at the end win ({returns_type}). An action "
         "is the number of the card. Win sequence lists who won each round so far (-3: nobody).",
-        noise=r"^\[P\d+\]Bid: ",
+        shorten=lambda name: name.split("Bid: ")[-1],
         view="information_state",
     ),
     "gin_rummy": Notes(
@@ -72,7 +73,7 @@ NOTES: dict[str, Notes] = {
         "Knock: then discard, name your melds one by one (5s5c5d), and Pass when done; the other player lays melds "
         "and may lay off cards. The lower deadwood scores the difference; gin (no deadwood) adds {gin_bonus}, "
         "undercutting a knock {undercut_bonus}. Your reward is the points won or lost.",
-        noise=r"^Player: \d Action: ",
+        shorten=lambda name: name.split("Action: ")[-1],
     ),
     "othello": Notes(
         "Othello on 8x8. Black (x) moves first. A move puts a disc on an empty cell so that it encloses a straight "
@@ -88,7 +89,7 @@ NOTES: dict[str, Notes] = {
         "dice: 24/23 13/9 moves a checker from 24 to 23 and one from 13 to 9, 13/9/8 one checker twice, * marks a "
         "hit, Bar/ enters from the bar, /Off bears off, Pass where nothing can move. The first to bear off all "
         "checkers wins.",
-        noise=r"^\d+ - ",
+        shorten=lambda name: name.split(" - ")[-1],
         sides=("x", "o"),
     ),
     "hex": Notes(
@@ -108,7 +109,7 @@ NOTES: dict[str, Notes] = {
         "Connect Four. In turn, players drop a piece into one of {columns} columns; it falls to the lowest free cell."
         " {x_in_row} in a row (across, down or diagonally) win; a full board is a draw. An action is the number of "
         "the column, 0 at the left.",
-        noise=r"^[xo]",
+        shorten=lambda name: name[1:],
         sides=("x", "o"),
     ),
     "breakthrough": Notes(
@@ -116,7 +117,7 @@ NOTES: dict[str, Notes] = {
         " and moves up, one row at a time, straight or diagonally, onto a free cell; a diagonal move may capture. The"
         " first to reach the other side's home row, or to capture every piece, wins. An action is the two cells: "
         "a7b6.",
-        noise=r"\*$",
+        shorten=lambda name: name.rstrip("*"),
         sides=("b", "w"),
     ),
     "dots_and_boxes": Notes(
@@ -125,13 +126,13 @@ NOTES: dict[str, Notes] = {
         "(h,r,c) is the top side of the box in row r, column c, counted from 0 (r={num_rows} draws the bottom edge), "
         "(v,r,c) is its left side (c={num_cols} draws the right edge). The board shows 1 in boxes of player 0 and 2 "
         "in boxes of player 1.",
-        noise=r"^P\d",
+        shorten=lambda name: name[2:],
     ),
     "nim": Notes(
         "Nim. In turn, players take one or more objects from one pile. The text is the player to move, then the sizes"
         " of the piles. With is_misere={is_misere}: True means that who takes the last object loses, False that they "
         "win. An action is pile:2, take:1 with piles counted from 1.",
-        noise=";$",
+        shorten=lambda name: name.rstrip(";"),
     ),
     "pig": Notes(
         "Pig. In your turn, roll a die with {diceoutcomes} faces as often as you like: what you roll is added to the "
@@ -157,7 +158,7 @@ NOTES: dict[str, Notes] = {
         "In turn, players put a stone on a free point or PASS. Stones without a free neighbouring point are captured;"
         " suicide and repeating a position are forbidden. Two passes end the game; more stones and surrounded points "
         "win. An action is a point, such as c3, or PASS.",
-        noise="^[BW] ",
+        shorten=lambda name: name[2:],
         sides=("Black, X", "White, O"),
     ),
     "y": Notes(

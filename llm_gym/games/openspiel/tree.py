@@ -62,4 +62,6 @@ class Node:
 def remembered_root(settings: Any, view: str, max_chars: int) -> Node | None:
     """The first node of the game with these (frozen) settings, as shown in this way; None for games not remembered."""
     game = load_game(thaw(settings))
-    return Node(game.new_initial_state(), [MAX_NODES]) if game.max_game_length() <= MAX_LENGTH else None
+    if game.max_game_length() > MAX_LENGTH or "python_" in str(game):  # copying a state in Python takes longer
+        return None
+    return Node(game.new_initial_state(), [MAX_NODES])
