@@ -28,7 +28,7 @@ from accelerate.utils import gather_object
 from pydantic import Field
 from tqdm import tqdm
 
-from algos.maths.advantages import group_relative, has_signal
+from algos.maths.advantages import group_relative, has_signal, same_state
 from algos.maths.losses import Aggregation, clipped_policy_loss, kl_estimate, kl_loss, token_weights
 from algos.model.forward import Policy
 from algos.model.load import check_model, load_model
@@ -49,12 +49,12 @@ from algos.sft import SftSection, tiny_model
 class GrpoSection(Section):
     group_size: int = Field(8, ge=2, description="Episodes from one start.")
     advantage: Literal["std", "none"] = Field("std", description="Divide by the group's deviation, or not (Dr. GRPO).")
+    credit: Literal["episode", "turn"] = Field(
+        "episode", description="turn: a reply is compared with the group's replies to the same prompt (GiGPO)."
+    )
     aggregation: Aggregation = Field("token", description="token (DAPO), sequence (GRPO) or constant (Dr. GRPO).")
     clip_low: float = Field(0.2, gt=0, lt=1, description="The ratio is clipped below at 1 - clip_low.")
     clip_high: float = Field(0.28, gt=0, description="And above at 1 + clip_high (clip-higher, DAPO).")
-    entropy_coef: float = Field(
-        0.0, ge=0, description="Weight of the entropy bonus; it falls as the learning rate does."
-    )
     kl_coef: float = Field(0.0, ge=0, description="Weight of the divergence from the starting model; 0: no reference.")
     epochs: int = Field(1, ge=1, description="Passes over each step's episodes.")
     minibatches: int = Field(1, ge=1, description="Optimizer steps a pass.")
@@ -96,25 +96,37 @@ def collect(config: GrpoConfig, step: int, rollout: Rollout, accelerator: Accele
 
 
 def advantage(config: GrpoConfig, episodes: list[Episode]) -> tuple[list[float], list[Row], dict[str, float]]:
-    """One advantage an episode, and the rows to train: none of a group in which all episodes earned the same."""
+    """One advantage an episode, and the rows to train: only those in which some token has a part."""
     returns = torch.tensor([e.total_reward for e in episodes], dtype=torch.float64).view(-1, config.grpo.group_size)
     advantages = group_relative(returns, config.grpo.advantage).flatten().tolist()
+    per_turn = [[a] * len(episode.turns) for episode, a in zip(episodes, advantages, strict=True)]
+    if config.grpo.credit == "turn":
+        per_turn = turn_credit(episodes, per_turn)
     rows: list[Row] = []
-    for episode, a in zip(episodes, advantages, strict=True):
-        if a != 0.0:
-            rows += to_rows(episode.turns, [[a] * len(turn.action_ids) for turn in episode.turns])
+    for episode, credits in zip(episodes, per_turn, strict=True):
+        tokens = [[credit] * len(turn.action_ids) for credit, turn in zip(credits, episode.turns, strict=True)]
+        rows += [row for row in to_rows(episode.turns, tokens) if any(row.advantages)]
     return advantages, rows, {"groups/no_signal": 1.0 - has_signal(returns).double().mean().item()}
 
 
+def turn_credit(episodes: list[Episode], per_turn: list[list[float]]) -> list[list[float]]:
+    """Compares a turn with its group's turns that answered the same prompt; one without company keeps its own."""
+    numbers: dict[Any, int] = {}
+    states = [numbers.setdefault((e.group, *t.prompt_ids), len(numbers)) for e in episodes for t in e.turns]
+    to_go = [float(sum(t.reward for t in e.turns[i:])) for e in episodes for i in range(len(e.turns))]
+    credit, company = same_state(torch.tensor(to_go, dtype=torch.float64), torch.tensor(states))
+    mixed = iter(zip(credit.tolist(), company.tolist(), strict=True))
+    return [[a if n > 1 else old for old in olds for a, n in [next(mixed)]] for olds in per_turn]
+
+
 def batch_loss(
-    config: GrpoConfig, batch: Batch, policy: torch.nn.Module, reference: Policy | None, entropy_coef: float
+    config: GrpoConfig, batch: Batch, policy: torch.nn.Module, reference: Policy | None
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """This batch's part of the loss, and per-token figures to report, each ``[tokens]``."""
     grpo = config.grpo
     logprobs, entropy = policy(batch)
     old, weights = batch.actions("old_logprobs"), batch.action_weights()
     per_token = clipped_policy_loss(logprobs, old, batch.actions("advantages"), grpo.clip_low, grpo.clip_high)
-    per_token = per_token - entropy_coef * entropy
     ratio = (logprobs - old).exp().detach()
     clipped = (ratio < 1 - grpo.clip_low) | (ratio > 1 + grpo.clip_high)
     figures = {"policy/entropy": entropy, "losses/approx_kl": kl_estimate(old, logprobs), "losses/clipfrac": clipped}
@@ -141,7 +153,6 @@ def update(
     rate = learning_rate(config, step)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    entropy_coef = config.grpo.entropy_coef * rate / config.optim.lr
     sums: defaultdict[str, float] = defaultdict(float)
     losses, norms, seen = [0.0], [0.0], 0
     for _ in range(config.grpo.epochs):
@@ -160,7 +171,7 @@ def update(
             total = 0.0
             for number, batch in enumerate(batches, 1):
                 with contextlib.nullcontext() if number == len(batches) else accelerator.no_sync(policy):
-                    loss, figures = batch_loss(config, batch, policy, reference, entropy_coef)
+                    loss, figures = batch_loss(config, batch, policy, reference)
                     # DistributedDataParallel averages over processes; the loss is the sum.
                     accelerator.backward(loss * accelerator.num_processes)
                 total += loss.item()
@@ -260,7 +271,7 @@ def train(config: GrpoConfig, sources: dict[str, str], resume: bool) -> None:
         bar.set_postfix(reward=f"{metrics['reward/mean']:+.3f}", win=f"{metrics['outcome/win']:.2f}")
         if not all(math.isfinite(value) for value in metrics.values()):
             die(f"step {step + 1} is not finite: {[k for k, v in metrics.items() if not math.isfinite(v)]}")
-        if stop:
+        if stop.anywhere():
             save()
             bar.close()
             die(f"stopped by {stop.received} after step {step + 1}; go on with --resume")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 
@@ -27,6 +28,27 @@ def group_relative(returns: Tensor, normalise: Literal["std", "none"] = "std", e
     if normalise == "std" and returns.shape[1] > 1:
         centred = centred / (returns.std(dim=1, keepdim=True) + eps)
     return centred.masked_fill(equal, 0.0)
+
+
+def same_state(returns_to_go: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+    """How much better than the others' a turn was, among turns taken in the very same state.
+
+    A_t = G_t - mean of G over the turns in t's state: the step-level advantage of GiGPO (arXiv 2505.10978).
+    It tells which turn of an episode was the good or the bad one; the mean depends on the state only, so the expected
+    policy gradient stays as it was.
+
+    Args:
+        returns_to_go: G_t, what each turn's episode earned from that turn on, ``[turns]``.
+        states: A number for each turn's state, ``[turns]``, 0 to the number of states - 1.
+
+    Returns:
+        Advantages, ``[turns]``, exactly 0 in a state whose turns all earned the same; and how many turns shared each
+        one's state, ``[turns]``.
+    """
+    counts = torch.bincount(states)
+    means = torch.zeros(len(counts), dtype=returns_to_go.dtype).index_add_(0, states, returns_to_go) / counts
+    low, high = (means.scatter_reduce(0, states, returns_to_go, how, include_self=False) for how in ("amin", "amax"))
+    return (returns_to_go - means[states]).masked_fill((low == high)[states], 0.0), counts[states]
 
 
 def has_signal(returns: Tensor) -> Tensor:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
+from accelerate.utils import gather_object
+
 
 class StopSignal:
-    """True once a signal asked to stop. A second Ctrl-C stops at once, as usual."""
+    """Notes that a signal asked to stop. A second Ctrl-C stops at once, as usual."""
 
     def __init__(self) -> None:
         self.received: str | None = None
@@ -22,5 +24,7 @@ class StopSignal:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def __bool__(self) -> bool:
+    def anywhere(self) -> bool:
+        """Whether any process was asked to stop, so that all end after the same step. Every process has to call it."""
+        self.received = next(filter(None, gather_object([self.received])), None)
         return self.received is not None

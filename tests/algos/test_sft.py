@@ -1,0 +1,110 @@
+"""The warm start teaches the format; its result is made once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gymnasium
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from algos import sft
+from algos.model.load import load_model
+from algos.model.tiny import untrained
+from algos.rollout.chat import Chat
+from algos.rollout.hf import HFEngine
+from algos.rollout.play import Rollout
+from algos.run.config import EnvSection
+from algos.sft import SftSection, as_rows, demonstrate, fit, tiny_model, untrained_tiny
+
+BRIEF = SftSection(episodes=10, steps=2, batch=8)
+
+
+def test_the_cache_is_hit_the_second_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LLM_GYM_CACHE", str(tmp_path))
+    folder = tiny_model(EnvSection(), "turn", BRIEF)
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    monkeypatch.setattr(sft, "demonstrate", lambda *given: pytest.fail("made again"))
+    assert tiny_model(EnvSection(), "turn", BRIEF) == folder
+    # Whoever is trained against later, in whichever seat: the demonstrations are the same.
+    assert tiny_model(EnvSection(opponent="minimax", seat=1), "turn", BRIEF) == folder
+
+
+def test_the_same_recipe_gives_the_same_weights_and_another_one_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    weights = []
+    slower = BRIEF.model_copy(update={"lr": 1e-3})
+    for number, (recipe, seed) in enumerate([(BRIEF, 0), (BRIEF, 0), (BRIEF, 1), (slower, 0)]):
+        monkeypatch.setenv("LLM_GYM_CACHE", str(tmp_path / str(number)))
+        torch.manual_seed(number)
+        weights.append(load_file(tiny_model(EnvSection(), "turn", recipe, seed) / "model.safetensors"))
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    for other in weights[2:]:
+        assert any(not torch.equal(value, other[name]) for name, value in weights[0].items())
+
+
+def test_demonstrations_are_legal_games_in_every_seat() -> None:
+    conversations = demonstrate(EnvSection(seat="alternate"), SftSection(episodes=12), seed=5)
+    assert len(conversations) == 12
+    env = gymnasium.make("llmgym/TicTacToe-v0", seat="alternate")
+    for number, conversation in enumerate(conversations):
+        _, info = env.reset(seed=5 + number)
+        assert info["player"] == (5 + number) % 2
+        for messages, reply in conversation:
+            assert messages == info["messages"]
+            *_, info = env.step(reply)
+            assert info["parse"] == "ok"
+        assert "outcome" in info
+
+
+@pytest.mark.parametrize("context", ["turn", "episode"])
+def test_only_the_replies_and_their_end_are_learned(context: sft.Context) -> None:
+    conversations = demonstrate(EnvSection(), SftSection(episodes=6), seed=0)
+    _, tokenizer = untrained_tiny(conversations, 0)
+    rows = as_rows(conversations, Chat(tokenizer), context)
+    assert len(rows) == (6 if context == "episode" else sum(map(len, conversations)))
+    learned = [token for row in rows for token, trained in zip(row.ids, row.action_mask, strict=True) if trained]
+    said = "".join(f"{reply}<|im_end|>" for conversation in conversations for _, reply in conversation)
+    assert tokenizer.decode(learned) == said
+
+
+def test_the_loss_is_the_mean_over_the_replies_tokens_and_falls() -> None:
+    conversations = demonstrate(EnvSection(), SftSection(episodes=20), seed=0)
+    model, tokenizer = untrained_tiny(conversations, 0)
+    rows = as_rows(conversations, Chat(tokenizer), "turn")[:4]
+    nats, tokens = 0.0, 0
+    for row in rows:
+        log_p = torch.log_softmax(model(torch.tensor([row.prompt_ids + row.ids])).logits[0], -1)
+        nats -= sum(log_p[len(row.prompt_ids) - 1 + i, token].item() for i, token in enumerate(row.ids))
+        tokens += len(row.ids)
+    (first,) = fit(model, rows * 50, SftSection(steps=1, batch=400, lr=1e-9), seed=0)
+    assert first == pytest.approx(nats / tokens, rel=0.05)  # 400 draws of 4 rows
+    *_, last = fit(model, rows, SftSection(steps=15, batch=16), seed=0)
+    assert last < first / 2
+
+
+def test_micro_batches_do_not_change_what_is_learned() -> None:
+    conversations = demonstrate(EnvSection(), SftSection(episodes=10), seed=0)
+    losses = []
+    for size in (1, 3, 16):
+        model, tokenizer = untrained_tiny(conversations, 0)
+        rows = as_rows(conversations, Chat(tokenizer), "turn")
+        losses.append(list(fit(model, rows, SftSection(steps=3, batch=16, micro_batch=size), seed=0)))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_the_warm_start_lowers_invalid_replies(tiny_folder: Path) -> None:
+    model, tokenizer = load_model(tiny_folder)
+    chat = Chat(tokenizer)
+    envs = [gymnasium.make("llmgym/TicTacToe-v0", seat="alternate", on_invalid="penalty:0.1") for _ in range(32)]
+    malformed = []
+    for policy in (untrained(tokenizer), model):
+        rollout = Rollout(envs, HFEngine(policy, chat.stop_ids, 8), chat, "id", "turn", 6, 512)
+        episodes = rollout.play(range(32), 1.0, torch.Generator().manual_seed(0))
+        parses = [turn.parse for episode in episodes for turn in episode.turns]
+        malformed.append(parses.count("malformed") / len(parses))
+    assert malformed[0] > 0.9
+    assert malformed[1] < 0.3

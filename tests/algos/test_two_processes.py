@@ -1,0 +1,37 @@
+"""The number of processes changes memory and time, never the gradient."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from micro import some_rows, updated
+from two_processes import SHARES
+
+
+@pytest.mark.usefixtures("float64")
+def test_two_processes_take_the_step_of_one_and_stop_together(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("two_processes.py")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*torchrun, str(script), str(tmp_path)]
+    launcher = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        _, error = launcher.communicate(timeout=240)
+    except subprocess.TimeoutExpired:
+        launcher.terminate()  # it ends its processes, which may be waiting for one another for ever
+        _, error = launcher.communicate(timeout=60)
+    assert launcher.returncode == 0, error[-3000:]
+    for aggregation in ("token", "sequence", "constant"):
+        alone, _ = updated(some_rows(7), Accelerator(), grpo__aggregation=aggregation)
+        for share in SHARES:
+            for process in range(2):
+                after = torch.load(tmp_path / f"{share}_{aggregation}_{process}.pt")
+                for name, value in alone.items():
+                    torch.testing.assert_close(after[name], value, rtol=1e-9, atol=1e-9)
+    # One of them got a signal; the other would wait for it for ever in the next step's collective call.
+    for process in range(2):
+        assert torch.load(tmp_path / f"stop_{process}.pt") == ([False, True], "SIGTERM")

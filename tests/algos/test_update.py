@@ -1,0 +1,108 @@
+"""One update of GRPO: the gradient is the papers' formula, however the batch is cut."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from micro import micro_model, plain_logprobs, some_rows, updated
+
+from algos.maths.losses import Aggregation
+from algos.rollout.records import Row
+
+EXACT: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-9}
+AGGREGATIONS: list[Aggregation] = ["token", "sequence", "constant"]
+
+
+@pytest.fixture(scope="module")
+def accelerator() -> Accelerator:
+    return Accelerator()
+
+
+def objective(model: torch.nn.Module, rows: list[Row], aggregation: Aggregation, max_new_tokens: int) -> torch.Tensor:
+    """The clipped surrogate, written out token by token from the papers."""
+    total = torch.zeros(())
+    tokens = sum(row.action_tokens for row in rows)
+    for row in rows:
+        old = torch.tensor([p for p, taken in zip(row.old_logprobs, row.action_mask, strict=True) if taken])
+        advantages = [a for a, taken in zip(row.advantages, row.action_mask, strict=True) if taken]
+        for now, before, advantage in zip(plain_logprobs(model, row, 1.0), old, advantages, strict=True):
+            ratio = (now - before).exp()
+            clipped = min(max(ratio.item(), 0.8), 1.28) * advantage
+            gain = ratio * advantage if (ratio * advantage).item() <= clipped else torch.tensor(clipped)
+            share = {
+                "token": 1 / tokens,
+                "sequence": 1 / (len(rows) * row.action_tokens),
+                "constant": 1 / (len(rows) * max_new_tokens),
+            }[aggregation]
+            total = total + gain * share
+    return -total
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_gradient_is_the_same_for_micro_batches_of_1_3_and_all(
+    aggregation: Aggregation, accelerator: Accelerator
+) -> None:
+    """Trap: a mean per micro-batch weighs a short row's tokens several times."""
+    rows, model = some_rows(7), micro_model()
+    assert len({row.action_tokens for row in rows}) > 2
+    loss = objective(model, rows, aggregation, 10)
+    slopes = torch.autograd.grad(loss, list(model.parameters()))
+    expected = [value - slope for value, slope in zip(model.parameters(), slopes, strict=True)]
+    for size in (1, 3, 7):
+        settings = {"grpo__aggregation": aggregation, "optim__micro_batch": size}
+        after, metrics = updated(copy.deepcopy(rows), accelerator, **settings)
+        assert metrics["losses/policy"] == pytest.approx(loss.item(), abs=1e-9)
+        for ours, theirs in zip(after.values(), expected, strict=True):
+            torch.testing.assert_close(ours, theirs, **EXACT)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_several_epochs_and_minibatches_with_kl_do_not_depend_on_micro_batches(
+    aggregation: Aggregation, accelerator: Accelerator
+) -> None:
+    results = []
+    for size in (1, 3, 7):
+        results.append(
+            updated(
+                some_rows(7),
+                accelerator,
+                optim__lr=0.05,
+                grpo__aggregation=aggregation,
+                grpo__epochs=2,
+                grpo__minibatches=2,
+                grpo__kl_coef=0.3,
+                optim__micro_batch=size,
+            )
+        )
+    first, metrics = results[0]
+    assert metrics["policy/kl_to_reference"] > 0
+    assert any(not torch.equal(value, start) for value, start in zip(first.values(), micro_model().parameters()))
+    for other, other_metrics in results[1:]:
+        assert other_metrics == pytest.approx(metrics, rel=1e-9, abs=1e-9)
+        for name, value in other.items():
+            torch.testing.assert_close(value, first[name], **EXACT)
+
+
+@pytest.mark.usefixtures("float64")
+def test_gradients_are_scaled_down_to_the_largest_norm_allowed(accelerator: Accelerator) -> None:
+    start = dict(micro_model().named_parameters())
+    free, metrics = updated(some_rows(7), accelerator)
+    held, _ = updated(some_rows(7), accelerator, optim__max_grad_norm=metrics["optim/grad_norm"] / 4)
+    for name, value in free.items():
+        torch.testing.assert_close(held[name] - start[name], (value - start[name]) / 4, rtol=1e-4, atol=1e-9)
+    moved = torch.cat([(value - start[name]).flatten() for name, value in free.items()])
+    assert moved.norm().item() == pytest.approx(metrics["optim/grad_norm"], rel=1e-9)
+
+
+@pytest.mark.usefixtures("float64")
+def test_without_rows_nothing_moves(accelerator: Accelerator) -> None:
+    after, metrics = updated([], accelerator)
+    for name, value in micro_model().named_parameters():
+        assert torch.equal(after[name], value)
+    assert metrics["optim/grad_norm"] == 0.0
