@@ -4,8 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Waiting threads sleep instead of spinning: on a busy or small machine PyTorch is then several times faster.
-export OMP_WAIT_POLICY = PASSIVE
+
 
 .PHONY: install demo test test-all lint gallery clean
 

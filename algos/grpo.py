@@ -32,7 +32,7 @@ from algos.maths.advantages import group_relative, has_signal, same_state
 from algos.maths.losses import Aggregation, clipped_policy_loss, kl_estimate, kl_loss, token_weights
 from algos.model.forward import Policy
 from algos.model.load import check_model, load_model
-from algos.rollout.batching import Batch, micro_batches
+from algos.rollout.batching import Batch, merge_equal, micro_batches
 from algos.rollout.chat import Chat
 from algos.rollout.hf import HFEngine
 from algos.rollout.play import Rollout, make_envs
@@ -56,6 +56,10 @@ class GrpoSection(Section):
     clip_low: float = Field(0.2, gt=0, lt=1, description="The ratio is clipped below at 1 - clip_low.")
     clip_high: float = Field(0.28, gt=0, description="And above at 1 + clip_high (clip-higher, DAPO).")
     kl_coef: float = Field(0.0, ge=0, description="Weight of the divergence from the starting model; 0: no reference.")
+    final_kl_coef: float | None = Field(None, ge=0, description="The weight falls linearly to this; None: it stays.")
+    drop_no_signal: bool = Field(
+        True, description="Leave out what tells nothing (DAPO). False: it is still held near the reference by kl_coef."
+    )
     epochs: int = Field(1, ge=1, description="Passes over each step's episodes.")
     minibatches: int = Field(1, ge=1, description="Optimizer steps a pass.")
 
@@ -79,8 +83,11 @@ def check(config: GrpoConfig) -> None:
             f"{groups} groups (rollout.episodes / grpo.group_size) do not divide over "
             f"{processes} process(es) x {config.grpo.minibatches} grpo.minibatches"
         )
+    if config.grpo.credit == "turn" and config.grpo.advantage == "std":
+        raise ConfigError("grpo.credit turn compares returns as they are: set grpo.advantage none")
     check_model(config.model.path)
     make_envs(config.env, 1)
+    make_envs(config.env, 1, **config.eval.env)
 
 
 def collect(config: GrpoConfig, step: int, rollout: Rollout, accelerator: Accelerator) -> list[Episode]:
@@ -96,17 +103,22 @@ def collect(config: GrpoConfig, step: int, rollout: Rollout, accelerator: Accele
 
 
 def advantage(config: GrpoConfig, episodes: list[Episode]) -> tuple[list[float], list[Row], dict[str, float]]:
-    """One advantage an episode, and the rows to train: only those in which some token has a part."""
+    """One advantage an episode, and the rows to train: those of groups that tell anything, and of turns that do."""
     returns = torch.tensor([e.total_reward for e in episodes], dtype=torch.float64).view(-1, config.grpo.group_size)
     advantages = group_relative(returns, config.grpo.advantage).flatten().tolist()
     per_turn = [[a] * len(episode.turns) for episode, a in zip(episodes, advantages, strict=True)]
     if config.grpo.credit == "turn":
         per_turn = turn_credit(episodes, per_turn)
+    telling = has_signal(returns)
     rows: list[Row] = []
-    for episode, credits in zip(episodes, per_turn, strict=True):
+    for i, (episode, credits) in enumerate(zip(episodes, per_turn, strict=True)):
         tokens = [[credit] * len(turn.action_ids) for credit, turn in zip(credits, episode.turns, strict=True)]
-        rows += [row for row in to_rows(episode.turns, tokens) if any(row.advantages)]
-    return advantages, rows, {"groups/no_signal": 1.0 - has_signal(returns).double().mean().item()}
+        episode_rows = to_rows(episode.turns, tokens)
+        if config.grpo.drop_no_signal and config.grpo.credit == "turn":
+            episode_rows = [row for row in episode_rows if any(row.advantages)]
+        if telling[i // config.grpo.group_size] or not config.grpo.drop_no_signal:
+            rows += episode_rows
+    return advantages, rows, {"groups/no_signal": 1.0 - telling.double().mean().item()}
 
 
 def turn_credit(episodes: list[Episode], per_turn: list[list[float]]) -> list[list[float]]:
@@ -120,7 +132,7 @@ def turn_credit(episodes: list[Episode], per_turn: list[list[float]]) -> list[li
 
 
 def batch_loss(
-    config: GrpoConfig, batch: Batch, policy: torch.nn.Module, reference: Policy | None
+    config: GrpoConfig, batch: Batch, policy: torch.nn.Module, reference: Policy | None, kl_coef: float
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """This batch's part of the loss, and per-token figures to report, each ``[tokens]``."""
     grpo = config.grpo
@@ -134,7 +146,7 @@ def batch_loss(
     if reference is not None:
         with torch.no_grad():
             ref_logprobs, _ = reference(batch)
-        per_token = per_token + grpo.kl_coef * kl_loss(logprobs, ref_logprobs)
+        per_token = per_token + kl_coef * kl_loss(logprobs, ref_logprobs)
         figures["policy/kl_to_reference"] = kl_estimate(logprobs, ref_logprobs)
     return (per_token * weights).sum(), {name: figure.detach().double() for name, figure in figures.items()}
 
@@ -153,8 +165,11 @@ def update(
     rate = learning_rate(config, step)
     for group in optimizer.param_groups:
         group["lr"] = rate
+    kl_coef, final = config.grpo.kl_coef, config.grpo.final_kl_coef
+    if final is not None:
+        kl_coef += (final - kl_coef) * min(step / max(config.run.max_steps - 1, 1), 1.0)
     sums: defaultdict[str, float] = defaultdict(float)
-    losses, norms, seen = [0.0], [0.0], 0
+    losses, norms = [0.0], [0.0]
     for _ in range(config.grpo.epochs):
         order = rng.permutation(len(rows))
         for part in np.array_split(order, config.grpo.minibatches):
@@ -167,25 +182,34 @@ def update(
             weights = token_weights(counts, config.grpo.aggregation, tokens, sequences, config.rollout.max_new_tokens)
             for row, weight in zip(chosen, weights.tolist(), strict=True):
                 row.weight = weight
-            batches = list(micro_batches(chosen, config.optim.micro_batch, accelerator.device))
+            batches = list(micro_batches(merge_equal(chosen), config.optim.micro_batch, accelerator.device))
             total = 0.0
             for number, batch in enumerate(batches, 1):
                 with contextlib.nullcontext() if number == len(batches) else accelerator.no_sync(policy):
-                    loss, figures = batch_loss(config, batch, policy, reference)
+                    loss, figures = batch_loss(config, batch, policy, reference, kl_coef)
                     # DistributedDataParallel averages over processes; the loss is the sum.
                     accelerator.backward(loss * accelerator.num_processes)
                 total += loss.item()
                 for name, figure in figures.items():
-                    sums[name] += figure.sum().item()
-                seen += int(batch.action_mask.sum())
+                    sums[name] += float((figure * batch.action_weights()).sum())
+                sums["weight"] += float(batch.action_weights().sum())
             norms.append(float(accelerator.clip_grad_norm_(policy.parameters(), config.optim.max_grad_norm)))
             losses.append(total)
             optimizer.step()
             optimizer.zero_grad()
-    means = {name: total / seen for name, total in sums.items()}
-    return {"losses/policy": losses[-1], "optim/grad_norm": norms[-1], "optim/lr": rate} | means
+    names = [name for name in FIGURES if reference is not None or name != "policy/kl_to_reference"]
+    local_sums = torch.tensor([*(sums[name] for name in names), losses[-1], sums["weight"]], device=accelerator.device)
+    *totals, policy_loss, weight = accelerator.reduce(local_sums, "sum").tolist()
+    metrics = {name: total / max(weight, 1e-9) for name, total in zip(names, totals, strict=True)}
+    metrics["losses/policy"] = policy_loss
+    return metrics | {"optim/grad_norm": norms[-1], "optim/lr": rate}
 
 
+FIGURES = (
+    *("losses/approx_kl", "losses/clipfrac", "policy/entropy", "policy/ratio"),
+    *("policy/logprob_difference", "policy/kl_to_reference"),
+)
+"""What :func:`update` reports beside the loss: means over the tokens of all processes, weighed as in the loss."""
 IDLE = Row([0], [0], [True], [0.0], [0.0], weight=0.0)
 """What a process without rows runs, so that all processes meet in the same collective calls."""
 
@@ -205,7 +229,7 @@ def train(config: GrpoConfig, sources: dict[str, str], resume: bool) -> None:
     started = time.monotonic()
     precision = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[config.model.dtype]
     accelerator = Accelerator(
-        mixed_precision=precision, log_with=config.run.trackers, project_dir=config.run.dir / "tensorboard"
+        mixed_precision=precision, log_with=config.run.trackers or None, project_dir=config.run.dir / "tensorboard"
     )
     newest = checkpoint.all_of(config.run.dir)[-1:] if resume else []
     start_from: str | Path = newest[0] if newest else config.model.path
@@ -226,6 +250,7 @@ def train(config: GrpoConfig, sources: dict[str, str], resume: bool) -> None:
     engine = HFEngine(model, chat.stop_ids, config.rollout.max_new_tokens)
     envs = make_envs(config.env, config.rollout.episodes // accelerator.num_processes)
     rollout = Rollout.of(config, envs, engine, chat)
+    judge = Rollout.of(config, make_envs(config.env, len(envs), **config.eval.env), engine, chat)
 
     state: dict[str, Any] = {"step": 0, "episodes": 0, "wall_s": 0.0, "base": str(start_from)}
     if newest:
@@ -235,7 +260,7 @@ def train(config: GrpoConfig, sources: dict[str, str], resume: bool) -> None:
     tracker = Tracker(config, sources, accelerator, state["step"])
     engine.sync(state["step"])
     if "before" not in state:
-        state["before"] = evaluate(rollout, config.eval.episodes, config.eval.temperature, accelerator)
+        state["before"] = evaluate(judge, config.eval.episodes, config.eval.temperature, accelerator)
         accelerator.print(last_line("before", state["before"]))
     earlier_s = state["wall_s"]
 
@@ -258,12 +283,13 @@ def train(config: GrpoConfig, sources: dict[str, str], resume: bool) -> None:
         t2 = time.perf_counter()
 
         episodes, advantages = gather_object(episodes), gather_object(advantages)
+        metrics["groups/no_signal"] = float(np.mean(gather_object([metrics["groups/no_signal"]])))
         metrics |= describe(episodes)
         metrics |= {"time/collect_s": t1 - t0, "time/update_s": t2 - t1}
         metrics["time/tokens_per_second"] = metrics["tokens/sampled"] / (t2 - t0)
         state |= {"step": step + 1, "episodes": state["episodes"] + len(episodes)}
         if config.eval.every and (step + 1) % config.eval.every == 0:
-            result = evaluate(rollout, config.eval.episodes, config.eval.temperature, accelerator)
+            result = evaluate(judge, config.eval.episodes, config.eval.temperature, accelerator)
             metrics |= {f"eval/{name}": value for name, value in result.items() if isinstance(value, float)}
         tracker.log(step + 1, metrics)
         tracker.write_episodes(step + 1, episodes, advantages)
@@ -274,13 +300,14 @@ def train(config: GrpoConfig, sources: dict[str, str], resume: bool) -> None:
         if stop.anywhere():
             save()
             bar.close()
-            die(f"stopped by {stop.received} after step {step + 1}; go on with --resume")
+            tracker.close()
+            stop.leave(f"stopped by {stop.received} after step {step + 1}; go on with --resume")
         if (step + 1) % config.run.save_every == 0:
             save()
     bar.close()
     stop.restore()
     save()
-    after = evaluate(rollout, config.eval.episodes, config.eval.temperature, accelerator)
+    after = evaluate(judge, config.eval.episodes, config.eval.temperature, accelerator)
     summary = {"algorithm": "grpo", "env": config.env.id, "steps": state["step"], "episodes": state["episodes"]}
     summary |= {"wall_s": earlier_s + time.monotonic() - started, "before": state["before"], "after": after}
     tracker.write_summary(summary)

@@ -36,8 +36,9 @@ from algos.run.config import Config, ConfigError, EnvSection, Section, die, load
 from algos.run.evaluate import evaluate
 from algos.run.report import last_line, write_report
 from algos.run.tracking import Tracker, claim_folder
+from llm_gym import TextEnv
 
-TINY_VERSION = 1  # raise it when the recipe changes, so that no stale model is found in the cache
+TINY_VERSION = 2  # raise it when the recipe changes, so that no stale model is found in the cache
 
 
 class SftSection(Section):
@@ -142,7 +143,12 @@ def tiny_model(env: EnvSection, context: Context, sft: SftSection, seed: int = 0
 
     The opponent is left out of the recipe: demonstrations are between weak players whoever is trained against later.
     """
-    settings = {k: v for k, v in env.settings.items() if k != "opponent"} | {"seat": "alternate"}
+    made: Any = make_envs(env, 1)[0].unwrapped
+    if not isinstance(made, TextEnv):
+        raise ConfigError("model.path: `tiny` is warm-started on llm_gym's own environments; name a model for this one")
+    settings = {key: value for key, value in env.settings.items() if key not in ("opponent", "seat")}
+    if made.game.num_players > 1:
+        settings["seat"] = "alternate"
     env = EnvSection(id=env.id, **settings)
     recipe = {
         "version": TINY_VERSION,
@@ -175,7 +181,7 @@ def tiny_model(env: EnvSection, context: Context, sft: SftSection, seed: int = 0
 def train(config: SftConfig, sources: dict[str, str]) -> None:
     """Demonstrate, fit, log, evaluate, checkpoint. ``model.path: tiny`` starts from random weights."""
     started = time.monotonic()
-    accelerator = Accelerator(log_with=config.run.trackers, project_dir=config.run.dir / "tensorboard")
+    accelerator = Accelerator(log_with=config.run.trackers or None, project_dir=config.run.dir / "tensorboard")
     conversations = demonstrate(config.env, config.sft, config.run.seed)
     if config.model.path == "tiny":
         model, tokenizer = untrained_tiny(conversations, config.run.seed)

@@ -31,6 +31,7 @@ class TextEnv(gymnasium.Env[str, str]):
         text_game: The rules: a :class:`llm_gym.TextGame` class, a callable that makes one, or its ``"module:name"``.
         opponent: A callable ``(observation, info) -> reply``, or a name: ``"random"``, ``"first"``, ``"minimax"``,
             ``"mcts(simulations=100)"``, ``"ismcts"``, ``"nash"`` or one of the game's own (:mod:`llm_gym.opponents`).
+            Of a list, one is drawn for each episode.
         seat: The agent's seat: a number, ``"alternate"`` (from episode to episode; ``seed % num_players`` where reset
             gets a seed), or ``"random"``.
         action_format: How a reply marks its action: ``boxed``, ``bracket``, ``tag``, ``fence``, ``plain``; by default
@@ -52,7 +53,7 @@ class TextEnv(gymnasium.Env[str, str]):
         self,
         text_game: GameSpec,
         *,
-        opponent: str | Reply = "random",
+        opponent: str | Reply | Sequence[str | Reply] = "random",
         seat: int | str = 0,
         action_format: str | Sequence[str] | None = None,
         on_invalid: str = "lose",
@@ -73,8 +74,11 @@ class TextEnv(gymnasium.Env[str, str]):
         self.reward_range = self.match.reward_range
         self.seat = 0
         self._seat_setting = seat
-        self._reply = opponent if callable(opponent) else None
-        self._scripted = None if callable(opponent) else make_player(opponent, self.game)
+        several: list[Any] = list(opponent) if isinstance(opponent, (list, tuple)) else [opponent]
+        if not several:
+            raise ValueError("opponent must name at least one opponent, not an empty list")
+        self._opponents = [one if callable(one) else make_player(one, self.game) for one in several]
+        self._opponent = self._opponents[0]
         self._episode = -1
         self._started = False
 
@@ -98,6 +102,8 @@ class TextEnv(gymnasium.Env[str, str]):
             self.seat = int(self.np_random.random() * seats)
         else:
             self.seat = int(self._seat_setting)
+        if len(self._opponents) > 1:
+            self._opponent = self._opponents[int(self.np_random.random() * len(self._opponents))]
         self.match.reset(self.np_random, options)
         self._play_opponents()
         self._started = True
@@ -126,12 +132,12 @@ class TextEnv(gymnasium.Env[str, str]):
         return observation, reward, over, False, info
 
     def _play_opponents(self) -> None:
-        match, game = self.match, self.game
+        match, game, opponent = self.match, self.game, self._opponent
         while (player := match.current_player) is not None and player != self.seat:
-            if self._scripted is not None:
-                game.apply(self._scripted.choose(game, self.np_random))
-            elif self._reply is not None:
-                match.take(player, self._reply(*match.view(player)))
+            if callable(opponent):
+                match.take(player, opponent(*match.view(player)))
+            else:
+                game.apply(opponent.choose(game, self.np_random))
 
     def scripted_reply(self, player: str, rng: np.random.Generator) -> str:
         """The reply that a scripted player (``"random"``, ``"minimax"``, ...) would give now in the agent's seat."""

@@ -44,22 +44,25 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def untrained(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Qwen3ForCausalLM:
-    """A Qwen3 of 4 layers and width 128 with random weights that ``seed`` fixes."""
+    """A Qwen3 of 2 layers and width 192 with random weights that ``seed`` fixes.
+
+    On board games this shape learns in fewer steps, and each is cheaper, than 4 layers of width 128.
+    """
     config = Qwen3Config(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=2,
+        num_attention_heads=12,  # many and narrow: one head looks at one cell of a board
+        num_key_value_heads=12,
+        head_dim=16,
         max_position_embeddings=CONTEXT,
-        rope_theta=10_000.0,
+        rope_theta=100.0,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.05,
+        initializer_range=0.08,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

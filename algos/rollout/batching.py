@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -85,6 +85,28 @@ class Batch:
     def action_weights(self) -> Tensor:
         """The loss weight of each action token, ``[tokens]``."""
         return self.weights[:, None].expand_as(self.action_mask)[self.action_mask]
+
+
+def merge_equal(rows: Sequence[Row]) -> list[Row]:
+    """Rows with the same tokens and advantages of the same sign as one, of their weight and mean advantage.
+
+    A clipped loss is linear in the advantage on either side of zero, so the gradient is that of all of them. In a small
+    game most rows of a batch are met several times.
+    """
+    merged: dict[object, Row] = {}
+    for row in rows:
+        signs = tuple(a >= 0 for a in row.advantages)
+        sampled_at = tuple(round(p, 4) for p in row.old_logprobs)
+        key = tuple(row.prompt_ids), tuple(row.ids), tuple(row.action_mask), sampled_at, signs
+        if key not in merged:
+            merged[key] = replace(row)
+            continue
+        same = merged[key]
+        total = same.weight + row.weight
+        share = row.weight / total if total else 0.0
+        same.advantages = [a + share * (b - a) for a, b in zip(same.advantages, row.advantages, strict=True)]
+        same.weight = total
+    return list(merged.values())
 
 
 def micro_batches(rows: Sequence[Row], size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:

@@ -18,14 +18,14 @@ from algos.run.config import Config, ConfigError, EnvSection
 Context = Literal["turn", "episode"]
 
 
-def make_envs(env: EnvSection, n: int) -> list[gymnasium.Env[str, str]]:
+def make_envs(env: EnvSection, n: int, **changes: Any) -> list[gymnasium.Env[str, str]]:
     """``n`` environments, the first of them tried out.
 
     Raises:
         ConfigError: There is no such id, it refuses a setting, an extra it needs is not installed, or it is no text.
     """
     try:
-        envs: list[gymnasium.Env[str, str]] = [gymnasium.make(env.id, **env.settings) for _ in range(n)]
+        envs: list[gymnasium.Env[str, str]] = [gymnasium.make(env.id, **{**env.settings, **changes}) for _ in range(n)]
         observation: object = envs[0].reset(seed=0)[0]
     except (gymnasium.error.Error, TypeError, ValueError, ImportError) as error:
         raise ConfigError(f"env: {error}") from None

@@ -98,6 +98,7 @@ class EvalSection(Section):
     episodes: int = Field(400, ge=0, description="Games before and after training, on fixed seeds; 0: none.")
     every: int = Field(0, ge=0, description="Evaluate during training after every so many steps; 0: never.")
     temperature: float = Field(1.0, ge=0, description="1.0: the policy as trained; 0: greedy.")
+    env: dict[str, Any] = Field({}, description="Environment settings that differ in evaluation, such as opponent.")
 
 
 class Config(Section):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import signal
+import sys
 from types import FrameType
+from typing import NoReturn
 
+from accelerate import PartialState
 from accelerate.utils import gather_object
 
 
@@ -23,6 +26,12 @@ class StopSignal:
         """Puts the previous handlers back."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def leave(self, line: str) -> NoReturn:
+        """Ends this process with ``line`` and, as a shell would, exit status 128 + the signal's number."""
+        if PartialState().is_main_process:
+            print(line, file=sys.stderr)
+        raise SystemExit(128 + signal.Signals[self.received or "SIGINT"])
 
     def anywhere(self) -> bool:
         """Whether any process was asked to stop, so that all end after the same step. Every process has to call it."""

@@ -14,6 +14,18 @@ from accelerate import Accelerator
 from algos.rollout.records import Episode
 from algos.run.config import Config, ConfigError, dump
 
+WRITTEN = (
+    "config.yaml",
+    "metrics.jsonl",
+    "summary.json",
+    "report.html",
+    "episodes",
+    "checkpoints",
+    "tensorboard",
+    "wandb",
+)
+"""What a run writes into its folder, and all that ``--overwrite`` removes."""
+
 
 def claim_folder(folder: Path, resume: bool, overwrite: bool) -> None:
     """Makes ``folder`` ready for a run; never touches an earlier run unless told to.
@@ -26,7 +38,12 @@ def claim_folder(folder: Path, resume: bool, overwrite: bool) -> None:
             raise ConfigError(
                 f"{folder} holds a run: --resume goes on with it, --overwrite replaces it, --run.dir names another"
             )
-        shutil.rmtree(folder)
+        for name in WRITTEN:
+            path = folder / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
