@@ -222,6 +222,8 @@ def _put(
     # YAML spells nothing `null`; people write None, which would otherwise be the string "None".
     values.setdefault(section, {})[name] = None if value == "None" else value
     sources[key] = source
+    if section == "env" and isinstance(changes := values.get("eval", {}).get("env"), dict):
+        changes.pop(name, None)  # who changes the environment later than `eval.env` means evaluation too
 
 
 def _number(value: Any) -> Any:

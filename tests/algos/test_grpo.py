@@ -6,8 +6,9 @@ import math
 
 import pytest
 
-from algos.grpo import GrpoConfig, advantage, describe, learning_rate
+from algos.grpo import GrpoConfig, advantage, check, describe, learning_rate
 from algos.rollout.records import Episode, Turn
+from algos.run.config import ConfigError
 
 
 def episode(reward: float, outcome: str = "win", parse: str = "ok", tokens: int = 3, turns: int = 2) -> Episode:
@@ -88,3 +89,21 @@ def test_learning_rate_warms_up_and_ends_at_the_final_one(schedule: str, rates: 
     config = settings(run={"max_steps": 6}, optim={"lr": 1.0, "final_lr": 0.1, "warmup_steps": 2, "schedule": schedule})
     assert [learning_rate(config, step) for step in range(6)] == pytest.approx(rates)
     assert learning_rate(config, 99) == pytest.approx(rates[-1])
+
+
+def test_groups_without_signal_can_be_kept_for_the_divergence() -> None:
+    config = settings(grpo={"group_size": 2, "drop_no_signal": False})
+    _, rows, metrics = advantage(config, [episode(0.1), episode(0.1), episode(1.0), episode(-1.0)])
+    assert [any(row.advantages) for row in rows] == [False, False, True, True]
+    assert metrics["groups/no_signal"] == pytest.approx(1 / 2)
+
+
+def test_an_average_episode_of_a_telling_group_still_counts_in_the_mean() -> None:
+    config = settings(grpo={"group_size": 3, "advantage": "none"})
+    _, rows, _ = advantage(config, [episode(1.0), episode(0.0), episode(-1.0)])
+    assert [row.advantages[0] for row in rows] == [1.0, 0.0, -1.0]
+
+
+def test_credit_by_turn_with_returns_divided_by_their_deviation_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"grpo\.advantage none"):
+        check(settings(grpo={"credit": "turn"}))

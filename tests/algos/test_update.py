@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from micro import micro_model, plain_logprobs, some_rows, updated
 
 from algos.maths.losses import Aggregation
+from algos.rollout.batching import merge_equal
 from algos.rollout.records import Row
 
 EXACT: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-9}
@@ -106,3 +107,31 @@ def test_without_rows_nothing_moves(accelerator: Accelerator) -> None:
     for name, value in micro_model().named_parameters():
         assert torch.equal(after[name], value)
     assert metrics["optim/grad_norm"] == 0.0
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_equal_rows_merged_give_the_gradient_of_the_rows_apart(
+    aggregation: Aggregation, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = some_rows(5)
+    for row in rows[:3]:  # the same tokens again, with advantages of either sign and another size
+        for factor in (0.5, -2.0, -0.1):
+            again = copy.deepcopy(row)
+            again.advantages = [a * factor for a in row.advantages]
+            rows.append(again)
+    assert len(merge_equal(rows)) == 5 + 3
+    settings = {"grpo__aggregation": aggregation, "grpo__kl_coef": 0.1}
+    merged, metrics = updated(copy.deepcopy(rows), accelerator, **settings)
+    monkeypatch.setattr("algos.grpo.merge_equal", list)
+    apart, metrics_apart = updated(copy.deepcopy(rows), accelerator, **settings)
+    for ours, theirs in zip(merged.values(), apart.values(), strict=True):
+        torch.testing.assert_close(ours, theirs, **EXACT)
+    assert metrics == pytest.approx(metrics_apart)
+
+
+def test_rows_sampled_at_other_probabilities_are_not_merged() -> None:
+    row = some_rows(1)[0]
+    other = copy.deepcopy(row)
+    other.old_logprobs = [p - 0.1 for p in row.old_logprobs]
+    assert len(merge_equal([row, other])) == 2

@@ -384,3 +384,21 @@ def test_the_rendered_text_is_the_situation_as_the_agent_sees_it() -> None:
 def test_every_registered_id_names_a_game_of_the_table() -> None:
     ids = {name for name in gymnasium.registry if name.startswith("llmgym/")}
     assert ids == {f"llmgym/{name}-v0" for name in llm_gym.GAMES}
+
+
+def test_of_several_opponents_the_seed_draws_one_for_each_episode() -> None:
+    env = gymnasium.make("llmgym/TicTacToe-v0", opponent=["first", "random"])
+    replies = ["\\boxed{8}", "\\boxed{7}"]
+
+    def second_board(seed: int) -> str:
+        env.reset(seed=seed)
+        return [env.step(reply)[0] for reply in replies][-1]
+
+    alone = gymnasium.make("llmgym/TicTacToe-v0", opponent="first")
+    alone.reset(seed=0)
+    against_first = [alone.step(reply)[0] for reply in replies][-1]
+    boards = [second_board(seed) for seed in range(40)]
+    assert boards == [second_board(seed) for seed in range(40)]
+    assert 10 < boards.count(against_first) < 35
+    with pytest.raises(ValueError, match="at least one opponent"):
+        gymnasium.make("llmgym/TicTacToe-v0", opponent=[])

@@ -206,3 +206,12 @@ def test_an_earlier_run_is_replaced_only_when_told_to(monkeypatch: pytest.Monkey
     grpo.main(["--run.dir", "used", "--overwrite"])
     assert list(Path("used").iterdir()) == []
     assert started == [True, False]
+
+
+def test_an_environment_setting_on_the_command_line_holds_in_evaluation_too(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("env: {opponent: [random, minimax], seat: 1}\neval: {env: {opponent: random, seat: 0}}\n")
+    config, _, _ = load(GrpoConfig, ["--config", str(file)])
+    assert config.eval.env == {"opponent": "random", "seat": 0}
+    config, _, _ = load(GrpoConfig, ["--config", str(file), "--env.opponent", "minimax"])
+    assert (config.env.settings["opponent"], config.eval.env) == ("minimax", {"seat": 0})
