@@ -86,7 +86,7 @@ def test_it_is_not_found_where_advantages_are_dealt_out_at_random(
 
 def test_it_is_not_found_without_a_learning_rate(bandit: str, returns: Callable[..., list[float]]) -> None:
     earned = returns(env__id=bandit, run__max_steps=4, optim__lr=1e-9)
-    assert max(earned) < 0.3
+    assert sum(earned) / len(earned) < 0.3
 
 
 @pytest.mark.slow

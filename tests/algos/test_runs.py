@@ -106,7 +106,7 @@ def test_a_run_leaves_what_it_should(whole_run: Path) -> None:
             of_group = [episode for episode in episodes if episode["group"] == group]
             assert len({episode["seed"] for episode in of_group}) == 1
             assert sum(episode["advantage"] for episode in of_group) == pytest.approx(0.0, abs=1e-6)
-    assert abs(metrics(whole_run)[0]["policy/ratio"] - 1) < 1e-2
+    assert abs(metrics(whole_run)[0]["policy/ratio"] - 1) < 5e-2  # the second minibatch comes after an optimizer step
     assert metrics(whole_run)[0]["policy/kl_to_reference"] < metrics(whole_run)[-1]["policy/kl_to_reference"]
 
 

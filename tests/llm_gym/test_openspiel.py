@@ -406,3 +406,24 @@ def test_absence_of_openspiel_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "pyspiel", None)
     with pytest.raises(gymnasium.error.DependencyNotInstalled, match=r'pip install "llm-gym\[openspiel\]"'):
         OpenSpiel("kuhn_poker")
+
+
+def test_states_of_y_outlive_the_loading_of_a_larger_board() -> None:
+    """OpenSpiel's own states do not: their table of neighbours moves in memory."""
+    program = """
+import numpy as np
+from llm_gym.games.openspiel import OpenSpiel
+small = [OpenSpiel("y(board_size=4)") for _ in range(200)]
+for game in small:
+    game.reset(np.random.default_rng(0))
+larger = OpenSpiel("y(board_size=19)")
+larger.reset(np.random.default_rng(0))
+fresh = OpenSpiel("y(board_size=4)")
+fresh.reset(np.random.default_rng(0))
+for game in [*small, fresh]:
+    while game.current_player is not None:
+        game.apply(game.legal_actions()[0])
+print({tuple(game.returns()) for game in small} == {tuple(fresh.returns())})
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr

@@ -17,6 +17,7 @@ UNPLAYABLE = {
     "chat_game": "it needs a language model and prompts of its own",
     "crossword": "its actions are structures that cannot be listed",
 }
+LARGEST_Y = 30
 _stderr = threading.Lock()
 
 
@@ -82,12 +83,25 @@ def load_game(settings: dict[str, Any]) -> Any:
     return _load_once(freeze(settings))
 
 
+@functools.lru_cache(maxsize=1)
+def _make_room_for_y() -> None:
+    """Makes OpenSpiel's Y set aside its table of neighbours for every size of board.
+
+    Up to 2.0.2 a larger board moves that table in memory, and states of a smaller one then read what is not there.
+    """
+    import_pyspiel().load_game(f"y(board_size={LARGEST_Y})").new_initial_state()
+
+
 def load_fresh_game(settings: dict[str, Any]) -> Any:
     """:func:`load_game` without sharing, for games that hold a random generator of their own."""
     pyspiel = import_pyspiel()
     parameters = dict(settings)
     name = parameters.pop("name")
+    size = parameters.get("board_size")
+    if name == "y" and isinstance(size, int) and size > LARGEST_Y:
+        raise ValueError(f"OpenSpiel's y is played here with a board_size of up to {LARGEST_Y}")
     with silenced():
+        _make_room_for_y()
         try:
             game = pyspiel.load_game(name, parameters)
         except (pyspiel.SpielError, RuntimeError, TypeError, IndexError) as error:
