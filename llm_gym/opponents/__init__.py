@@ -16,15 +16,12 @@ A game can have players of its own besides (:attr:`llm_gym.TextGame.players`).
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import re
-from collections.abc import Callable
 from typing import Any
 
 from llm_gym.game import TextGame
-from llm_gym.opponents.minimax import Minimax, minimax_value
-from llm_gym.opponents.nash import Nash, nash_table
-from llm_gym.opponents.search import ISMCTS, MCTS
 from llm_gym.opponents.simple import First, Player, Random, Reader, Reply
 
 __all__ = [
@@ -43,14 +40,32 @@ __all__ = [
     "nash_table",
 ]
 
-PLAYERS: dict[str, Callable[..., Player]] = {
-    "random": Random,
-    "first": First,
-    "minimax": Minimax,
-    "mcts": MCTS,
-    "ismcts": ISMCTS,
-    "nash": Nash,
+PLAYERS: dict[str, str] = {
+    "random": "Random",
+    "first": "First",
+    "minimax": "Minimax",
+    "mcts": "MCTS",
+    "ismcts": "ISMCTS",
+    "nash": "Nash",
 }
+"""Name of a scripted player -> its class here."""
+_LATER = {
+    "Minimax": "minimax",
+    "minimax_value": "minimax",
+    "MCTS": "search",
+    "ISMCTS": "search",
+    "Nash": "nash",
+    "nash_table": "nash",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads what needs OpenSpiel's wrapper when it is first asked for, which keeps ``import llm_gym`` quick."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+
+
 _CALL = re.compile(r"\s*(\w+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
 
@@ -67,7 +82,7 @@ def make_player(name: str, game: TextGame) -> Player:
     if call is None or kind not in PLAYERS:
         named = ", ".join([*PLAYERS, *game.players])
         raise ValueError(f"opponent must be one of {named} or a callable (observation, info) -> reply, not {name!r}")
-    maker = PLAYERS[kind]
+    maker: Any = globals().get(PLAYERS[kind]) or __getattr__(PLAYERS[kind])
     try:
         values, named_values = _read_settings(call[2] or "")
         inspect.signature(maker).bind(game, *values, **named_values)
