@@ -107,7 +107,7 @@ def test_a_run_leaves_what_it_should(whole_run: Path) -> None:
             assert len({episode["seed"] for episode in of_group}) == 1
             assert sum(episode["advantage"] for episode in of_group) == pytest.approx(0.0, abs=1e-6)
     assert abs(metrics(whole_run)[0]["policy/ratio"] - 1) < 5e-2  # the second minibatch comes after an optimizer step
-    assert metrics(whole_run)[0]["policy/kl_to_reference"] < metrics(whole_run)[-1]["policy/kl_to_reference"]
+    assert metrics(whole_run)[-1]["policy/kl_to_reference"] > 0.01  # the reference does not follow the policy
 
 
 def test_a_killed_run_resumes_to_the_same_numbers(whole_run: Path, arguments: Arguments, tmp_path: Path) -> None:
