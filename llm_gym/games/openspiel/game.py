@@ -201,7 +201,10 @@ class OpenSpiel(TextGame):
         self._settle(self.node.after(move))
 
     def returns(self) -> list[float]:
-        return [float(earned) for earned in self.state.returns()]
+        node = self.node
+        if node.earned is None:
+            node.earned = [float(earned) for earned in node.state.returns()]
+        return node.earned[:]
 
     def outcome(self, player: int) -> str:
         returns = self.returns()
