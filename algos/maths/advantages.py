@@ -34,8 +34,8 @@ def same_state(returns_to_go: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
     """How much better than the others' a turn was, among turns taken in the very same state.
 
     A_t = G_t - mean of G over the turns in t's state: the step-level advantage of GiGPO (arXiv 2505.10978).
-    It tells which turn of an episode was the good or the bad one; the mean depends on the state only, so the expected
-    policy gradient stays as it was.
+    It tells which turn of an episode was the good or the bad one. The mean includes the turn itself, so the expected
+    policy gradient of n turns in a state is (n - 1) / n of the one without a baseline.
 
     Args:
         returns_to_go: G_t, what each turn's episode earned from that turn on, ``[turns]``.

@@ -119,13 +119,13 @@ def test_vectors_play_as_single_environments_do(name, mode):
     vector = gymnasium.make_vec(f"llmgym/{name}-v0", num_envs=2, vectorization_mode=mode)
     try:
         with noise():  # begun once the workers are there: a fork may not copy a thread's locks
-            compare(vector, singles, seed=5)
-            compare(vector, singles, seed=8, reply=NON_LATIN)
+            assert_plays_alike(vector, singles, seed=5)
+            assert_plays_alike(vector, singles, seed=8, reply=NON_LATIN)
     finally:
         vector.close()
 
 
-def compare(
+def assert_plays_alike(
     vector: gymnasium.vector.VectorEnv, singles: list[gymnasium.Env], seed: int, reply: str | None = None
 ) -> None:
     """Plays up to three turns of random legal replies, or of ``reply``, in both, until an episode ends."""
