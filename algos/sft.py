@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from tqdm import tqdm
 from algos.maths.losses import token_weights
 from algos.model import tiny
 from algos.model.forward import Policy
-from algos.model.load import check_model, load_model
+from algos.model.load import check_settings, load_model
 from algos.rollout.batching import micro_batches
 from algos.rollout.chat import Chat
 from algos.rollout.hf import HFEngine
@@ -34,6 +34,7 @@ from algos.rollout.records import Row, Turn, to_rows
 from algos.run import checkpoint
 from algos.run.config import Config, ConfigError, EnvSection, Section, die, load
 from algos.run.evaluate import evaluate
+from algos.run.offline import prepare
 from algos.run.report import last_line, write_report
 from algos.run.tracking import Tracker, claim_folder
 from llm_gym import TextEnv
@@ -103,7 +104,8 @@ def fit(model: torch.nn.Module, rows: list[Row], sft: SftSection, seed: int) -> 
     rng = np.random.default_rng(seed)
     policy = Policy(model, temperature=1.0)
     device = next(model.parameters()).device
-    optimizer = torch.optim.AdamW(model.parameters(), lr=sft.lr, weight_decay=0.0, betas=(0.9, 0.99))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=sft.lr, weight_decay=0.0, betas=(0.9, 0.99))
     warmup = max(1, sft.steps // 20)
     model.train()
     for step in range(sft.steps):
@@ -115,7 +117,7 @@ def fit(model: torch.nn.Module, rows: list[Row], sft: SftSection, seed: int) -> 
         for row, weight in zip(chosen, weights.tolist(), strict=True):
             row.weight = weight
         total = 0.0
-        for batch in micro_batches(chosen, sft.micro_batch, device):
+        for _, batch in micro_batches(chosen, sft.micro_batch, device):
             logprobs, _ = policy(batch)
             loss = -(logprobs * batch.action_weights()).sum()
             loss.backward()
@@ -138,30 +140,26 @@ def untrained_tiny(conversations: list[Conversation], seed: int) -> tuple[Any, A
     return tiny.untrained(tokenizer, seed), tokenizer
 
 
-def tiny_model(env: EnvSection, context: Context, sft: SftSection, seed: int = 0) -> Path:
-    """The embedded model warm-started on an environment: an ordinary Hugging Face folder, made once and cached.
+def tiny_model(env: EnvSection | Sequence[EnvSection], context: Context, sft: SftSection, seed: int = 0) -> Path:
+    """The embedded model warm-started on one environment or several: a Hugging Face folder, made once and cached.
 
     The opponent is left out of the recipe: demonstrations are between weak players whoever is trained against later.
     """
-    made: Any = make_envs(env, 1)[0].unwrapped
-    if not isinstance(made, TextEnv):
-        raise ConfigError("model.path: `tiny` is warm-started on llm_gym's own environments; name a model for this one")
-    settings = {key: value for key, value in env.settings.items() if key not in ("opponent", "seat")}
-    if made.game.num_players > 1:
-        settings["seat"] = "alternate"
-    env = EnvSection(id=env.id, **settings)
+    envs = list(dict.fromkeys(map(_demonstrated, [env] if isinstance(env, EnvSection) else env)))
     recipe = {
         "version": TINY_VERSION,
-        "env": env.model_dump(),
+        "envs": [json.loads(text) for text in envs],
         "context": context,
         "sft": sft.model_dump(exclude={"micro_batch"}),
         "seed": seed,
     }
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
-    folder = cache_folder() / f"tiny-{env.id.split('/')[-1]}-{digest}"
+    sections = [EnvSection(**json.loads(text)) for text in envs]
+    folder = cache_folder() / f"tiny-{'-'.join(section.id.split('/')[-1] for section in sections)}-{digest}"
     if folder.exists():
         return folder
-    conversations = demonstrate(env, sft, seed)
+    shares = [demonstrate(section, sft, seed) for section in sections]
+    conversations = [talk for talks in zip(*shares, strict=True) for talk in talks]
     model, tokenizer = untrained_tiny(conversations, seed)
     bar = tqdm(fit(model, as_rows(conversations, Chat(tokenizer), context), sft, seed), total=sft.steps, leave=False)
     for loss in bar:
@@ -178,6 +176,17 @@ def tiny_model(env: EnvSection, context: Context, sft: SftSection, seed: int = 0
     return folder
 
 
+def _demonstrated(env: EnvSection) -> str:
+    """The environment that is demonstrated for ``env``, as JSON: every seat in turn, from the start."""
+    made: Any = make_envs(env, 1)[0].unwrapped
+    if not isinstance(made, TextEnv):
+        raise ConfigError("model.path: `tiny` is warm-started on llm_gym's own environments; name a model for this one")
+    settings = {key: value for key, value in env.settings.items() if key not in ("opponent", "seat", "random_opening")}
+    if made.game.num_players > 1:
+        settings["seat"] = "alternate"
+    return json.dumps({"id": env.id, **settings}, sort_keys=True)
+
+
 def train(config: SftConfig, sources: dict[str, str]) -> None:
     """Demonstrate, fit, log, evaluate, checkpoint. ``model.path: tiny`` starts from random weights."""
     started = time.monotonic()
@@ -186,7 +195,7 @@ def train(config: SftConfig, sources: dict[str, str]) -> None:
     if config.model.path == "tiny":
         model, tokenizer = untrained_tiny(conversations, config.run.seed)
     else:
-        model, tokenizer = load_model(config.model.path)
+        model, tokenizer = load_model(config.model.path, config.model)
     model.to(accelerator.device)
     chat = Chat(tokenizer, config.rollout.thinking)
     engine = HFEngine(model, chat.stop_ids, config.rollout.max_new_tokens)
@@ -212,7 +221,10 @@ def train(config: SftConfig, sources: dict[str, str]) -> None:
 def main(argv: list[str]) -> None:
     try:
         config, sources, flags = load(SftConfig, argv)
-        check_model(config.model.path)
+        prepare(config)
+        check_settings(config.model)
+        if config.model.path == "tiny" and config.model.lora_rank:
+            raise ConfigError("model.lora_rank: tiny starts from random weights here; adapters need a trained model")
         make_envs(config.env, 1)
         claim_folder(config.run.dir, resume=False, overwrite=flags["overwrite"])
         train(config, sources)

@@ -19,7 +19,8 @@ def aec(env_id: str, **settings: Any) -> TextAECEnv:
 
     Args:
         env_id: An id whose environment is a :class:`llm_gym.TextEnv`, such as ``"llmgym/KuhnPoker-v0"``.
-        **settings: As for ``gymnasium.make``: ``action_format``, ``on_invalid``, ``show_legal``, ``render_mode`` and
+        **settings: As for ``gymnasium.make``: ``action_format``, ``on_invalid``, ``show_legal``, ``random_opening``,
+            ``render_mode`` and
             the game's own. ``opponent`` and ``seat`` have no meaning here.
 
     Raises:

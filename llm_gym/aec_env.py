@@ -33,6 +33,7 @@ class TextAECEnv(AECEnv[str, str, str]):
         action_format: How a reply marks its action, for all seats or one a seat; by default the game's own.
         on_invalid: ``lose``, ``retry:n``, ``penalty:x`` or ``random``.
         show_legal: Whether observations list the legal actions.
+        random_opening: Each game begins with 0 to so many random legal moves (see :class:`llm_gym.TextEnv`).
         render_mode: ``"ansi"`` or None.
         name: What the environment is called.
         **game_settings: Passed on to ``text_game``.
@@ -50,6 +51,7 @@ class TextAECEnv(AECEnv[str, str, str]):
         action_format: str | Sequence[str] | None = None,
         on_invalid: str = "lose",
         show_legal: bool = False,
+        random_opening: int = 0,
         render_mode: str | None = None,
         name: str = "text",
         **game_settings: Any,
@@ -60,7 +62,7 @@ class TextAECEnv(AECEnv[str, str, str]):
             raise ValueError(f"aec needs a game with two or more players; {name} has one: use gymnasium.make")
         if render_mode not in (None, "ansi"):
             raise ValueError(f"render_mode must be ansi or None, not {render_mode!r}")
-        self.match = Match(game, action_format, on_invalid, show_legal)
+        self.match = Match(game, action_format, on_invalid, show_legal, random_opening)
         self.metadata = {**self.metadata, "name": name}
         self.render_mode = render_mode
         self.reward_range = self.match.reward_range

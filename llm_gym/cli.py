@@ -12,7 +12,7 @@ import gymnasium
 
 import llm_gym
 
-ALGORITHMS = ("grpo", "sft")
+ALGORITHMS = ("grpo", "ppo", "spiral", "sft")
 EXTRAS = {
     "train": "torch",
     "openspiel": "pyspiel",
@@ -84,16 +84,35 @@ def train(argv: list[str]) -> None:
 
 
 def report(argv: list[str]) -> None:
-    """llm-gym report RUN [RUN ...] [--out FILE]: one page about one run, or about several seeds of it"""
+    """llm-gym report RUN [RUN ...] [--out FILE] [--episodes N]: one page about one run, or about several seeds of it"""
     _trainer("algos.run.report")(argv)
 
 
+def merge(argv: list[str]) -> None:
+    """llm-gym merge CHECKPOINT --out FOLDER [--dtype D]: an ordinary Hugging Face folder, adapters merged in"""
+    _trainer("algos.model.merge")(argv)
+
+
+def evaluate(argv: list[str]) -> None:
+    """llm-gym eval --model FOLDER_OR_ID | --policy NAME [--env ID ...] [--exact] ...: figures with intervals"""
+    _trainer("algos.run.eval_command")(argv)
+
+
+def tournament(argv: list[str]) -> None:
+    """llm-gym tournament --players A B ... [--games ID ...]: round robin, Elo, cross table"""
+    _trainer("algos.run.tournament")(argv)
+
+
 def doctor(argv: list[str]) -> None:
-    """llm-gym doctor: what is installed here, and which layers of the sandbox hold, each tried out"""
+    """llm-gym doctor [--model ID] [--config FILE] [--processes N] [--zero STAGE]: what is installed, found, and fits"""
     from llm_gym.sandbox import probe
 
-    if argv:
-        _die("llm-gym doctor takes no arguments")
+    trains = importlib.util.find_spec(EXTRAS["train"]) is not None
+    if argv and not trains:
+        _die('llm-gym doctor with arguments needs pip install "llm-gym[train]"')
+    if trains:
+        _trainer("algos.run.doctor")(argv)
+        print()
     print(f"Python {sys.version.split()[0]}, llm_gym {llm_gym.__version__}\n\nExtras")
     for extra, module in EXTRAS.items():
         found = importlib.util.find_spec(module) is not None
@@ -103,12 +122,21 @@ def doctor(argv: list[str]) -> None:
         print(f"  {layer.name:16} {'holds' if layer.holds else 'MISSING'}: {layer.detail}")
 
 
+def fetch(argv: list[str]) -> None:
+    """llm-gym fetch MODEL|mbpp ...: fills the cache where there is a network, for nodes that have none"""
+    _trainer("algos.run.fetch")(argv)
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "envs": envs,
     "play": play,
     "train": train,
+    "eval": evaluate,
+    "tournament": tournament,
     "report": report,
+    "merge": merge,
     "doctor": doctor,
+    "fetch": fetch,
 }
 
 

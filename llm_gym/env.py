@@ -40,6 +40,8 @@ class TextEnv(gymnasium.Env[str, str]):
             other player +0.5. ``retry:n``: up to n more tries in that turn, then ``lose``. ``penalty:x``: it costs x
             and the turn is tried again. ``random``: a random legal action is played instead.
         show_legal: Whether observations list the legal actions.
+        random_opening: Each game begins with 0 to so many random legal moves of all seats (the seed says how many and
+            which), so that positions are met that the players' own moves would not lead to.
         render_mode: ``"ansi"`` or None.
         **game_settings: Passed on to ``text_game``.
 
@@ -58,6 +60,7 @@ class TextEnv(gymnasium.Env[str, str]):
         action_format: str | Sequence[str] | None = None,
         on_invalid: str = "lose",
         show_legal: bool = False,
+        random_opening: int = 0,
         render_mode: str | None = None,
         **game_settings: Any,
     ) -> None:
@@ -67,7 +70,7 @@ class TextEnv(gymnasium.Env[str, str]):
             raise ValueError(f"seat must be one of {', '.join(map(str, seats))}, alternate or random, not {seat!r}")
         if render_mode not in (None, "ansi"):
             raise ValueError(f"render_mode must be ansi or None, not {render_mode!r}")
-        self.match = Match(self.game, action_format, on_invalid, show_legal)
+        self.match = Match(self.game, action_format, on_invalid, show_legal, random_opening)
         self.render_mode = render_mode
         self.observation_space = Unicode()
         self.action_space = Unicode()

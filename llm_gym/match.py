@@ -70,10 +70,16 @@ class Match:
         action_format: How replies mark their action, for all seats or one a seat; None for the game's own format.
         on_invalid: What an invalid reply does (see :class:`llm_gym.TextEnv`).
         show_legal: Whether observations list the legal actions.
+        random_opening: A game begins with up to so many random legal moves, all seats' (see :class:`llm_gym.TextEnv`).
     """
 
     def __init__(
-        self, game: TextGame, action_format: str | Sequence[str] | None, on_invalid: str, show_legal: bool
+        self,
+        game: TextGame,
+        action_format: str | Sequence[str] | None,
+        on_invalid: str,
+        show_legal: bool,
+        random_opening: int = 0,
     ) -> None:
         self.game = game
         self.formats = each_seat(game.action_format if action_format is None else action_format, game.num_players)
@@ -84,6 +90,9 @@ class Match:
             raise ValueError(f"action_format must be one for all or one each of {game.num_players} seats")
         self.on_invalid, self.amount = parse_on_invalid(on_invalid)
         self.show_legal = show_legal
+        if type(random_opening) is not int or random_opening < 0:
+            raise ValueError(f"random_opening must be a number of moves, 0 or more, not {random_opening!r}")
+        self.random_opening = random_opening
         self.instructions = [  # by seat: how a reply is formatted
             FORMATS[named].instruction and FORMATS[named].instruction % format_action(example or "...", named)
             for named, example in zip(self.formats, each_seat(game.example, game.num_players))
@@ -97,6 +106,8 @@ class Match:
             raise ValueError(
                 "on_invalid='random' needs a game that lists its legal actions; use lose, retry:n or penalty:x"
             )
+        if self.random_opening:
+            self._open(rng, options)
         self.rng = rng
         self.forfeited = None  # whose invalid reply ended the game
         self.beside_rules = [0.0] * self.game.num_players  # penalties, and what an invalid end costs and brings
@@ -104,6 +115,17 @@ class Match:
         self._invalid_in_a_row = 0
         self._told: set[int] = set()  # seats that have been told the rules
         self._paid: list[dict[str, float]] = [{} for _ in range(self.game.num_players)]
+
+    def _open(self, rng: np.random.Generator, options: dict[str, Any] | None) -> None:
+        """Plays 0 to ``random_opening`` random legal moves; a game that they would end starts without them."""
+        for _ in range(int(rng.integers(self.random_opening + 1))):
+            legal = self.game.legal_actions()
+            if legal is None:
+                raise ValueError("random_opening needs a game that lists its legal actions")
+            self.game.apply(legal[int(rng.random() * len(legal))])
+            if self.game.current_player is None:
+                self.game.reset(rng, options)
+                return
 
     @property
     def reward_range(self) -> tuple[float, float]:

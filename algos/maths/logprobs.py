@@ -2,42 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 CHUNK = 2048
 """Tokens at a time: with a vocabulary of 151,936, 2048 rows of fp32 logits take 1.2 GB."""
 
 
+Reference = tuple[Tensor, Tensor]
+"""Another model's hidden states for the same tokens, ``[tokens, width]``, and its output weights."""
+
+
 def token_logprobs(
-    hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor], temperature: float, chunk: int = CHUNK
-) -> tuple[Tensor, Tensor]:
+    hidden: Tensor,
+    targets: Tensor,
+    head: Callable[[Tensor], Tensor],
+    temperature: float,
+    reference: Reference | None = None,
+    chunk: int = CHUNK,
+) -> tuple[Tensor, ...]:
     """Log-probability of each target under softmax(head(hidden) / temperature), and that distribution's entropy.
+
+    With a reference also KL(policy || reference) of the two distributions at each token, exact over the vocabulary: of
+    the same mean as an estimate from the sampled token alone, and without its variance (arXiv 2504.10637).
 
     Args:
         hidden: Last hidden states, ``[tokens, width]``.
         targets: The token that followed each, ``[tokens]``.
         head: Hidden states to logits, ``[n, width] -> [n, vocabulary]``.
-        temperature: The one sampled at; > 0.
+        temperature: The one sampled at; > 0. The reference's too.
 
     Returns:
-        Log-probabilities and entropies (in nats), both ``[tokens]``, fp32 (float64 for a float64 model).
+        Log-probabilities, entropies and, with a reference, divergences (in nats), all ``[tokens]``, fp32 (float64 for a
+        float64 model).
     """
 
-    def one_chunk(h: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        logits = head(h)
-        logits = (logits if logits.dtype == torch.float64 else logits.float()) / temperature
-        log_p = torch.log_softmax(logits, dim=-1)
-        return log_p.gather(-1, t[:, None])[:, 0], -(log_p.exp() * log_p).sum(-1)
+    def log_softmax(logits: Tensor) -> Tensor:
+        return torch.log_softmax((logits if logits.dtype == torch.float64 else logits.float()) / temperature, dim=-1)
 
+    def one_chunk(h: Tensor, t: Tensor, other: Tensor | None) -> tuple[Tensor, ...]:
+        log_p = log_softmax(head(h))
+        p = log_p.exp()
+        found = log_p.gather(-1, t[:, None])[:, 0], -(p * log_p).sum(-1)
+        if other is None or reference is None:
+            return found
+        return *found, (p * (log_p - log_softmax(functional.linear(other, reference[1])))).sum(-1)
+
+    others: Sequence[Tensor | None] = (
+        [None] * (len(hidden) // chunk + 1) if reference is None else reference[0].split(chunk)
+    )
     if len(hidden) <= chunk:
-        return one_chunk(hidden, targets)
+        return one_chunk(hidden, targets, others[0])
     # Checkpointing recomputes a chunk's logits in the backward pass, so only one chunk of them is ever held.
     parts = [
-        checkpoint(one_chunk, h, t, use_reentrant=False)
-        for h, t in zip(hidden.split(chunk), targets.split(chunk), strict=True)
+        checkpoint(one_chunk, *each, use_reentrant=False)
+        for each in zip(hidden.split(chunk), targets.split(chunk), others, strict=False)
     ]
-    return torch.cat([p for p, _ in parts]), torch.cat([e for _, e in parts])
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -10,25 +11,153 @@ from torch import Tensor
 Aggregation = Literal["token", "sequence", "constant"]
 
 
-def clipped_policy_loss(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip_low: float, clip_high: float
-) -> Tensor:
+def clipped_surrogate(log_ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float) -> Tensor:
     """The clipped surrogate of PPO (arXiv 1707.06347, equation 7), per token, to be minimised.
 
-    -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) with r = exp(logprobs - old_logprobs). A larger ``clip_high`` is
-    clip-higher of DAPO (arXiv 2503.14476, equation 10): it leaves unlikely tokens room to grow.
+    -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A). A larger ``clip_high`` is clip-higher of DAPO (arXiv 2503.14476,
+    equation 10): it leaves unlikely tokens room to grow.
 
     Args:
-        logprobs: Log-probabilities under the policy being trained, any shape.
-        old_logprobs: The same tokens' log-probabilities when they were sampled.
+        log_ratio: log r, any shape: ``logprobs - old_logprobs`` (PPO, GRPO), or :func:`sequence_log_ratio` (GSPO).
         advantages: The same shape.
 
     Returns:
         One loss a token, the same shape.
     """
-    ratio = torch.exp(logprobs - old_logprobs)
+    ratio = log_ratio.exp()
     clipped = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
     return -torch.minimum(ratio * advantages, clipped * advantages)
+
+
+def sequence_log_ratio(logprobs: Tensor, old_logprobs: Tensor, turn: Tensor, turns: int) -> Tensor:
+    """The log of GSPO's importance ratio (arXiv 2507.18071), one a turn, given for each token of the turn.
+
+    log s_i = mean over the turn's tokens of (logprobs - old_logprobs), equation 7. In the form of GSPO-token, equation
+    14, s_{i,t} = sg[s_i] pi_t / sg[pi_t]: the number is the turn's, the gradient flows through the token's own
+    log-probability alone, so that advantages may differ within a turn. All tokens of a turn must be in the same call.
+
+    Args:
+        logprobs: Log-probabilities under the policy being trained, ``[tokens]``.
+        old_logprobs: The same tokens' log-probabilities when they were sampled, ``[tokens]``.
+        turn: Which turn a token belongs to, ``[tokens]``, int64, 0 to turns - 1.
+        turns: How many there are; one may be without tokens.
+
+    Returns:
+        ``[tokens]``, for :func:`clipped_surrogate`.
+    """
+    log_ratio = (logprobs - old_logprobs).detach()
+    sums = log_ratio.new_zeros(turns).index_add(0, turn, log_ratio)
+    mean = sums / torch.bincount(turn, minlength=turns)
+    return mean[turn] + (logprobs - logprobs.detach())
+
+
+def policy_gradient_loss(logprobs: Tensor, advantages: Tensor) -> Tensor:
+    """-A log pi, per token: its gradient is that of REINFORCE (Williams 1992, https://doi.org/10.1007/BF00992696).
+
+    Args:
+        logprobs: Log-probabilities of sampled tokens under the policy that sampled them, any shape.
+        advantages: The same shape.
+
+    Returns:
+        One loss a token, the same shape, to be minimised.
+    """
+    return -logprobs * advantages
+
+
+def clipped_value_loss(values: Tensor, old_values: Tensor, targets: Tensor, clip: float | None) -> Tensor:
+    """The critic's loss, per step: half the squared error, of the worse of the estimate and its clipped form.
+
+    0.5 max((V - G)^2, (clip(V, V_old - clip, V_old + clip) - G)^2), as in PPO2 of OpenAI Baselines
+    (https://github.com/openai/baselines); the same trust region in the value as PPO's in the ratio.
+
+    Args:
+        values: V, the critic's estimates, any shape.
+        old_values: V_old, its estimates when the advantages were computed, the same shape.
+        targets: G, see :func:`algos.maths.advantages.gae`, the same shape.
+        clip: How far an estimate may move, in units of return, > 0; None: the plain squared error.
+
+    Returns:
+        One loss a step, the same shape.
+    """
+    error = (values - targets).square()
+    if clip is not None:
+        held = old_values + (values - old_values).clamp(-clip, clip)
+        error = torch.maximum(error, (held - targets).square())
+    return 0.5 * error
+
+
+def importance_weights(trainer_logprobs: Tensor, sampler_logprobs: Tensor, cap: float = 2.0) -> Tensor:
+    """Truncated importance sampling (Ionides 2008, https://doi.org/10.1198/106186008X320456), per token.
+
+    w = min(p_trainer / p_sampler, cap). A rollout engine computes in other kernels or another precision than the
+    trainer; multiplied by w, a token's loss is what the trainer's own samples would give. The cap bounds the variance.
+
+    Args:
+        trainer_logprobs: Log-probabilities that the trainer's forward pass gives, before its update, any shape.
+        sampler_logprobs: Those that the engine sampled at, the same shape.
+        cap: The largest weight, > 0.
+
+    Returns:
+        Weights, the same shape, without gradient.
+    """
+    return (trainer_logprobs - sampler_logprobs).detach().exp().clamp(max=cap)
+
+
+def effective_sample_size(weights: Tensor) -> float:
+    """The share of samples that weighted ones are worth (Kish): (sum w)^2 / (n sum w^2).
+
+    Args:
+        weights: Importance weights >= 0, any shape.
+
+    Returns:
+        1 where all are equal, 1 / n where one has all the weight; 0 without any weight.
+    """
+    w = weights.double()
+    squares = w.square().sum().item()
+    return w.sum().item() ** 2 / (w.numel() * squares) if squares > 0 else 0.0
+
+
+class AdaptiveKL:
+    """The weight of a KL penalty, steered so that the divergence stays at a target.
+
+    Proportional controller of Ziegler et al. (arXiv 1909.08593), section 2.2: e = clip(KL / target - 1, -0.2, 0.2),
+    coef <- coef (1 + K e). K = steps / horizon, at most 1 (the paper has 0.1 an update).
+
+    Args:
+        coef: The weight to begin with.
+        target: The divergence to hold, in nats.
+        horizon: So many steps (episodes, in whatever unit :meth:`update` counts) change the weight by at most a fifth.
+
+    Raises:
+        ValueError: A setting is not a positive number.
+    """
+
+    def __init__(self, coef: float, target: float, horizon: float) -> None:
+        for name, value in (("coef", coef), ("target", target), ("horizon", horizon)):
+            if not 0.0 < value < math.inf:
+                raise ValueError(f"{name} must be a positive number, not {value}")
+        self.coef, self.target, self.horizon = coef, target, horizon
+
+    def update(self, measured_kl: float, steps: float) -> None:
+        """Moves :attr:`coef` after ``steps`` steps at a divergence of ``measured_kl`` nats.
+
+        Over several processes give each the mean over all of them, so that the weight stays the same everywhere.
+
+        Raises:
+            ValueError: ``measured_kl`` is NaN.
+        """
+        if math.isnan(measured_kl):
+            raise ValueError("the measured divergence is not a number")
+        error = min(max(measured_kl / self.target - 1.0, -0.2), 0.2)
+        self.coef *= 1.0 + error * min(steps / self.horizon, 1.0)
+
+    def state_dict(self) -> dict[str, float]:
+        """For a checkpoint: what :meth:`update` changes."""
+        return {"coef": self.coef}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Takes up what :meth:`state_dict` gave."""
+        self.coef = state["coef"]
 
 
 def kl_loss(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:

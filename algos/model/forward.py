@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from algos.maths.logprobs import token_logprobs
+from algos.maths.logprobs import CHUNK, Reference, token_logprobs
 from algos.rollout.batching import Batch, Prompts
 
 
@@ -18,11 +20,11 @@ def causal_lm(model: Any) -> Any:
 
 
 def prefill(model: nn.Module, prompts: Prompts) -> tuple[DynamicCache, Tensor, Tensor]:
-    """Runs the model over prompts, each distinct part once.
+    """Runs the model over the distinct prompts; ``prompts.index`` tells whose each is.
 
     Returns:
-        The key-value cache, one entry a prompt; the hidden state of each prompt's last token, ``[prompts, width]``;
-        and the cache's attention mask, ``[prompts, prefix + rest]``.
+        The key-value cache, one entry a distinct prompt; the hidden state of the last token of each,
+        ``[distinct, width]``; and the cache's attention mask, ``[distinct, prefix + rest]``.
     """
     decoder = causal_lm(model).get_decoder()
     cache = DynamicCache(config=causal_lm(model).config)
@@ -36,9 +38,7 @@ def prefill(model: nn.Module, prompts: Prompts) -> tuple[DynamicCache, Tensor, T
     out = decoder(
         prompts.rests, attention_mask=mask.long(), position_ids=positions, past_key_values=cache, use_cache=True
     )
-    if not torch.equal(prompts.index, torch.arange(distinct, device=prompts.index.device)):
-        cache.batch_select_indices(prompts.index)
-    return cache, out.last_hidden_state[prompts.index, -1], mask[prompts.index]
+    return cache, out.last_hidden_state[:, -1], mask
 
 
 def action_hidden(model: nn.Module, batch: Batch, share_prompts: bool = True) -> Tensor:
@@ -52,7 +52,9 @@ def action_hidden(model: nn.Module, batch: Batch, share_prompts: bool = True) ->
     prompts, length = batch.prompts, batch.ids.shape[1]
     if share_prompts:
         cache, last, prompt_mask = prefill(model, prompts)
-        hidden = last[:, None]
+        if not torch.equal(prompts.index, torch.arange(len(last), device=last.device)):
+            cache.batch_select_indices(prompts.index)
+        hidden, prompt_mask = last[prompts.index, None], prompt_mask[prompts.index]
         if length > 1:
             mask = torch.cat([prompt_mask, batch.mask[:, :-1]], dim=1).long()
             positions = (mask.cumsum(1) - 1)[:, prompt_mask.shape[1] :]
@@ -68,6 +70,23 @@ def action_hidden(model: nn.Module, batch: Batch, share_prompts: bool = True) ->
     return out.last_hidden_state[:, -length - 1 : -1][batch.action_mask]
 
 
+@contextlib.contextmanager
+def recomputing(model: nn.Module) -> Iterator[bool]:
+    """Lets the layers with gradient checkpointing use it where gradients are wanted; yields whether there are any.
+
+    Transformers ties it to train mode, which would switch on dropout too: only the layers' own flags are set.
+    """
+    layers = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
+    modes = [layer.training for layer in layers]
+    for layer in layers:
+        layer.training = torch.is_grad_enabled()
+    try:
+        yield bool(layers) and torch.is_grad_enabled()
+    finally:
+        for layer, mode in zip(layers, modes, strict=True):
+            layer.training = mode
+
+
 class Policy(nn.Module):
     """A causal language model that answers with the log-probabilities of a batch's action tokens.
 
@@ -79,9 +98,16 @@ class Policy(nn.Module):
         self.model = model
         self.temperature = temperature
         self.share_prompts = share_prompts
+        self.chunk = CHUNK
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies of the action tokens, both ``[tokens]``, row by row."""
-        hidden = action_hidden(self.model, batch, self.share_prompts)
+    def forward(self, batch: Batch, reference: Reference | None = None) -> tuple[Tensor, ...]:
+        """Log-probabilities, entropies and, with a reference, divergences from it; ``[tokens]`` each, row by row."""
+        with recomputing(self.model) as checkpointed:
+            hidden = action_hidden(self.model, batch, self.share_prompts and not checkpointed)
         head = causal_lm(self.model).get_output_embeddings()
-        return token_logprobs(hidden, batch.actions("ids"), head, self.temperature)
+        return token_logprobs(hidden, batch.actions("ids"), head, self.temperature, reference, self.chunk)
+
+    @torch.no_grad()
+    def hidden(self, batch: Batch) -> Reference:
+        """What another policy needs to measure its divergence from this one as it is now."""
+        return action_hidden(self.model, batch), causal_lm(self.model).get_output_embeddings().weight.detach()

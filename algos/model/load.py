@@ -1,20 +1,24 @@
-"""Loading the model and tokenizer that a configuration names."""
+"""Loading the model and tokenizer that a configuration names: plain, with LoRA adapters, in 4 bits."""
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from algos.run.config import ConfigError
+from algos.run.config import ConfigError, ModelSection
+
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 def check_model(path: str) -> None:
     """Refuses a local folder that cannot be a model, before anything slow starts.
 
     Raises:
-        ConfigError: It is not there, or holds no model.
+        ConfigError: It is not there, holds neither a model nor an adapter, or the adapter's base is not there.
     """
     folder = Path(path).expanduser()
     inside = path.count("/") == 1 and folder.parent.is_dir()  # runs/typo is meant as a folder where runs/ is one
@@ -25,25 +29,131 @@ def check_model(path: str) -> None:
         raise ConfigError(f"model.path: {path!r} is no folder here, and no Hugging Face id (owner/name), nor `tiny`")
     if not folder.is_dir():
         raise ConfigError(f"model.path: there is no folder {path}")
-    if not (folder / "config.json").exists():
+    if adapter := adapter_config(folder):
+        base = Path(adapter["base_model_name_or_path"])
+        if base.is_absolute() and not (base / "config.json").exists():
+            raise ConfigError(f"model.path: the adapter in {path} belongs to {base}, where there is no model")
+    elif not (folder / "config.json").exists():
         raise ConfigError(f"model.path: {path} holds no model (no config.json)")
 
 
-def load_model(path: str | Path) -> tuple[Any, Any]:
-    """The causal language model, in float32, and its tokenizer.
+def check_settings(model: ModelSection) -> None:
+    """Everything about the model's settings that can be known to be wrong before it loads.
 
     Raises:
-        ConfigError: Neither a folder nor the Hugging Face hub has it, or it cannot hold a conversation.
+        ConfigError: The model is not there, two settings exclude each other, or a package is missing.
+    """
+    check_model(model.path)
+    adapter = adapter_config(Path(model.path).expanduser())
+    if adapter and model.lora_rank not in (0, adapter["r"]):
+        raise ConfigError(f"model.lora_rank {model.lora_rank}: the adapter in {model.path} has rank {adapter['r']}")
+    if model.quantize and not (model.lora_rank or adapter):
+        raise ConfigError(f"model.quantize {model.quantize}: weights in 4 bits cannot be trained; set model.lora_rank")
+    if model.quantize and importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(f'model.quantize {model.quantize} needs bitsandbytes: pip install "llm-gym[quantize]"')
+    if model.attention == "flash_attention_2":
+        if model.dtype == "float32":
+            raise ConfigError("model.attention flash_attention_2 needs model.dtype bfloat16 or float16")
+        if importlib.util.find_spec("flash_attn") is None or not torch.cuda.is_available():
+            raise ConfigError("model.attention flash_attention_2 needs a CUDA GPU and pip install flash-attn; or sdpa")
+
+
+def load_model(path: str | Path, settings: ModelSection | None = None, trainable: bool = True) -> tuple[Any, Any]:
+    """The causal language model, in eval mode, and its tokenizer.
+
+    Weights that are trained are float32. A base that adapters freeze is kept in ``settings.dtype``, or in NF4.
+
+    Args:
+        path: A Hugging Face folder or id, or a folder that holds an adapter: its base is loaded and the adapter put on.
+        settings: All but ``path`` is read from it. None: plain float32.
+        trainable: Let the adapter, or without one all weights, be trained. False: nothing, and no new adapter.
+
+    Raises:
+        ConfigError: Neither a folder nor the Hugging Face hub has it, it cannot hold a conversation, or it has no such
+            layers as ``lora_targets`` names.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    settings = settings or ModelSection()
+    folder = Path(path).expanduser()
+    adapter = adapter_config(folder)
+    # Adapters record where their base was loaded from; a relative path would hold in one working directory only.
+    base = adapter["base_model_name_or_path"] if adapter else str(folder.resolve() if folder.is_dir() else path)
+    frozen = bool(adapter or settings.lora_rank)
+    options: dict[str, Any] = {"dtype": getattr(torch, settings.dtype) if frozen else torch.float32}
+    if settings.attention:
+        options["attn_implementation"] = settings.attention
+    if settings.quantize:
+        options["quantization_config"] = _four_bits(settings)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(folder if (folder / "tokenizer_config.json").exists() else base)
+        model = AutoModelForCausalLM.from_pretrained(base, **options)
+    except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"model.path {path}: {str(error).splitlines()[0]}") from None
     if not tokenizer.chat_template:
         raise ConfigError(f"model.path {path}: its tokenizer has no chat template; use an instruction-tuned model")
-    return model, tokenizer
+    if settings.quantize:
+        _keep_differentiable(model)
+    if adapter:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+    elif settings.lora_rank and trainable:
+        model = _with_adapters(model, settings)
+    if settings.gradient_checkpointing and trainable:
+        # transformers renamed it; the older name warns where both are known.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    return model.requires_grad_(False).eval() if not trainable else model.eval(), tokenizer
+
+
+def adapter_config(folder: Path) -> dict[str, Any] | None:
+    """What ``folder`` says of the PEFT adapter it holds; None: it holds none."""
+    file = folder / ADAPTER_CONFIG
+    return dict(json.loads(file.read_text())) if file.exists() else None
+
+
+def _with_adapters(model: Any, settings: ModelSection) -> Any:
+    """The model frozen, with new LoRA adapters (arXiv 2106.09685) in float32 that add nothing yet."""
+    from peft import LoraConfig, get_peft_model
+
+    lora = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=settings.lora_targets,
+    )
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(0)  # every process must begin with the same adapters
+    try:
+        return get_peft_model(model, lora)
+    except ValueError as error:
+        raise ConfigError(f"model.lora_targets: {str(error).splitlines()[0]}") from None
+    finally:
+        torch.set_rng_state(state)
+
+
+def _four_bits(settings: ModelSection) -> Any:
+    """NF4 with double quantisation (QLoRA, arXiv 2305.14314)."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=settings.quantize,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, settings.dtype),
+    )
+
+
+def _keep_differentiable(model: Any) -> None:
+    """Keeps bitsandbytes from packing 4-bit weights for a CPU's bfloat16 kernel at the first sampling.
+
+    A packed weight stays packed. That kernel has no backward pass, so that the gradient of the layers below would be
+    wrong, and it rounds to bfloat16, so that what was sampled would not be what is trained.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -59,6 +60,7 @@ class Batch:
     old_logprobs: Tensor
     advantages: Tensor
     weights: Tensor
+    columns: dict[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
     def of(rows: Sequence[Row], device: torch.device | str = "cpu") -> Batch:
@@ -76,11 +78,23 @@ class Batch:
             old_logprobs=pad([row.old_logprobs for row in rows], 0.0, real),
             advantages=pad([row.advantages for row in rows], 0.0, real),
             weights=torch.tensor([row.weight for row in rows], dtype=real, device=device),
+            columns={name: pad([row.columns[name] for row in rows], 0.0, real) for name in rows[0].columns},
         )
 
     def actions(self, name: str) -> Tensor:
-        """The entries of a ``[rows, length]`` field at action tokens, row by row: ``[tokens]``."""
-        return getattr(self, name)[self.action_mask]
+        """The entries of a ``[rows, length]`` field or column at action tokens, row by row: ``[tokens]``."""
+        values = self.columns[name] if name in self.columns else getattr(self, name)
+        return values[self.action_mask]
+
+    def turns(self) -> tuple[Tensor, int]:
+        """Which turn each action token belongs to, ``[tokens]``, and how many turns there are.
+
+        Replies are apart: between two of a row stand the tokens that the environment said.
+        """
+        first = self.action_mask.clone()
+        first[:, 1:] &= ~self.action_mask[:, :-1]
+        number = first.flatten().cumsum(0).view_as(first)[self.action_mask] - 1
+        return number, int(first.sum())
 
     def action_weights(self) -> Tensor:
         """The loss weight of each action token, ``[tokens]``."""
@@ -91,7 +105,7 @@ def merge_equal(rows: Sequence[Row]) -> list[Row]:
     """Rows with the same tokens and advantages of the same sign as one, of their weight and mean advantage.
 
     A clipped loss is linear in the advantage on either side of zero, so the gradient is that of all of them. In a small
-    game most rows of a batch are met several times.
+    game most rows of a batch are met several times. Columns are taken from the first: they must depend on tokens alone.
     """
     merged: dict[object, Row] = {}
     for row in rows:
@@ -109,8 +123,34 @@ def merge_equal(rows: Sequence[Row]) -> list[Row]:
     return list(merged.values())
 
 
-def micro_batches(rows: Sequence[Row], size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
+def micro_batches(
+    rows: Sequence[Row], size: int, device: torch.device | str = "cpu"
+) -> Iterator[tuple[list[Row], Batch]]:
     """Cuts rows into batches of at most ``size``, like lengths and prompts together to waste little padding."""
     ordered = sorted(rows, key=lambda row: (len(row.ids), len(row.prompt_ids), row.prompt_ids))
     for start in range(0, len(ordered), size):
-        yield Batch.of(ordered[start : start + size], device)
+        part = ordered[start : start + size]
+        yield part, Batch.of(part, device)
+
+
+def annotate(
+    rows: Sequence[Row], columns: Callable[[Batch], dict[str, Tensor]], size: int, device: torch.device | str = "cpu"
+) -> None:
+    """Gives every row the columns that a model computes for its action tokens; rows of equal tokens are run once.
+
+    Args:
+        columns: A batch -> named values, ``[tokens]`` each.
+        size: Rows at a time.
+    """
+    alike: defaultdict[object, list[Row]] = defaultdict(list)
+    for row in rows:
+        alike[tuple(row.prompt_ids), tuple(row.ids), tuple(row.action_mask)].append(row)
+    with torch.no_grad():
+        for part, batch in micro_batches([same[0] for same in alike.values()], size, device):
+            counts = [row.action_tokens for row in part]
+            for name, values in columns(batch).items():
+                for row, own in zip(part, values.split(counts), strict=True):
+                    row.columns[name] = row.spread(own.tolist())
+    for first, *others in alike.values():
+        for other in others:
+            other.columns |= first.columns

@@ -5,8 +5,12 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
 Messages = list[dict[str, str]]
 _MARK = "⟦reply⟧"
+_BYTES = {char: byte for byte, char in bytes_to_unicode().items()}
+"""The byte behind each character of a byte-level token's name (GPT-2)."""
 
 
 class Chat:
@@ -30,6 +34,8 @@ class Chat:
         self._reserved = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
         self._first = lru_cache(65536)(self._render_first)
         self._next = lru_cache(65536)(self._render_next)
+        self._piece = lru_cache(None)(self._text_of)
+        self._names = {token: name for name, token in tokenizer.get_vocab().items()}
 
     def first(self, messages: Messages) -> list[int]:
         """The prompt of a conversation that starts with ``messages``."""
@@ -45,6 +51,20 @@ class Chat:
         """The reply as text, without the token that ended it."""
         ended = bool(action_ids) and action_ids[-1] in self.stop_ids
         return str(self.tokenizer.decode(action_ids[:-1] if ended else action_ids, skip_special_tokens=False))
+
+    def pieces(self, ids: list[int]) -> list[str]:
+        """Each token as text to show, never to encode again: a byte that is no character of its own is ``\\xe2``."""
+        return [self._piece(token) for token in ids]
+
+    def _text_of(self, token: int) -> str:
+        text, name = str(self.tokenizer.decode([token], skip_special_tokens=False)), self._names.get(token)
+        if name is None:  # a padded embedding has more rows than there are tokens
+            return f"<{token}>"
+        if name.startswith("▁") and not text.startswith(" "):  # SentencePiece drops the first space of what it decodes
+            return " " + text
+        if "\ufffd" in text and all(char in _BYTES for char in name):
+            return bytes(_BYTES[char] for char in name).decode("utf-8", "backslashreplace")
+        return name if "\ufffd" in text else text
 
     def _render(self, messages: Messages) -> str:
         return str(

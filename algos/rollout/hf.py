@@ -62,35 +62,43 @@ class HFEngine:
     def _batch(self, prompts: Sequence[list[int]], temperature: float, generator: torch.Generator) -> list[Sample]:
         decoder, head = causal_lm(self.model).get_decoder(), causal_lm(self.model).get_output_embeddings()
         device = next(self.model.parameters()).device
-        cache, hidden, mask = prefill(self.model, Prompts.of(prompts, device))
+        asked = Prompts.of(prompts, device)
+        cache, hidden, mask = prefill(self.model, asked)
         samples = [Sample([], [], "length") for _ in prompts]
-        rows = torch.arange(len(prompts), device=device)
-        done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
         stops = self.stop_ids.to(device)
+        # Rows that have sampled the same so far share a state: one entry of the cache, run once.
+        rows, state = torch.arange(len(prompts), device=device), asked.index
         for step in range(self.max_new_tokens):
-            tokens, logprobs = choose(head(hidden), temperature, generator)
-            stopped = torch.isin(tokens, stops)
-            for row, live, token, logprob, stop in zip(
-                rows.tolist(), (~done).tolist(), tokens.tolist(), logprobs.tolist(), stopped.tolist(), strict=True
+            tokens, logprobs = choose(head(hidden)[state], temperature, generator)
+            going = ~torch.isin(tokens, stops)
+            for row, token, logprob, goes in zip(
+                rows.tolist(), tokens.tolist(), logprobs.tolist(), going.tolist(), strict=True
             ):
-                if live:
-                    samples[row].ids.append(token)
-                    samples[row].logprobs.append(logprob)
-                    if stop:
-                        samples[row].stop_reason = "stop"
-            done |= stopped
-            if step == self.max_new_tokens - 1 or bool(done.all()):
+                sample = samples[row]
+                sample.ids.append(token)
+                sample.logprobs.append(logprob)
+                if not goes:
+                    sample.stop_reason = "stop"
+            rows = rows[going]
+            if step == self.max_new_tokens - 1 or not len(rows):
                 break
-            if int(done.sum()) * 4 >= len(done):  # copying the cache pays once a quarter of it is idle
-                keep = (~done).nonzero()[:, 0]
-                cache.batch_select_indices(keep)
-                rows, done, mask, tokens = rows[keep], done[keep], mask[keep], tokens[keep]
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            positions = mask.long().sum(1, keepdim=True) - 1
+            pairs = torch.stack([state[going], tokens[going]], dim=1)
+            distinct, state = torch.unique(pairs, dim=0, return_inverse=True)
+            parents, last = distinct.unbind(1)
+            if len(parents.unique()) == len(parents) and 4 * len(parents) > 3 * len(mask):
+                # Nothing branched and few have ended: leaving those in idle is cheaper than copying the cache.
+                state, last = (
+                    parents[state],
+                    torch.zeros_like(mask[:, 0], dtype=last.dtype).index_copy(0, parents, last),
+                )
+                parents = torch.arange(len(mask), device=device)
+            else:
+                cache.batch_select_indices(parents)
+            mask = torch.cat([mask[parents], mask.new_ones(len(parents), 1)], dim=1)
             hidden = decoder(
-                tokens[:, None],
+                last[:, None],
                 attention_mask=mask.long(),
-                position_ids=positions,
+                position_ids=mask.long().sum(1, keepdim=True) - 1,
                 past_key_values=cache,
                 use_cache=True,
             ).last_hidden_state[:, -1]

@@ -2,88 +2,114 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import gymnasium
 import torch
 
-import llm_gym  # noqa: F401 - registers its environments
-from algos.rollout.chat import Chat
-from algos.rollout.hf import HFEngine
+from algos.rollout.chat import Chat, Messages
+from algos.rollout.engine import Engine
+from algos.rollout.hf import Sample
 from algos.rollout.records import Episode, Turn
+from algos.rollout.tasks import EnvSpec, Task
 from algos.run.config import Config, ConfigError, EnvSection
+from llm_gym.sandbox import SandboxUnavailable
 
 Context = Literal["turn", "episode"]
 
 
-def make_envs(env: EnvSection, n: int, **changes: Any) -> list[gymnasium.Env[str, str]]:
+def make_envs(env: EnvSection | EnvSpec, n: int, **changes: Any) -> list[gymnasium.Env[str, str]]:
     """``n`` environments, the first of them tried out.
 
     Raises:
         ConfigError: There is no such id, it refuses a setting, an extra it needs is not installed, or it is no text.
     """
+    settings = env.kwargs if isinstance(env, EnvSpec) else env.settings
     try:
-        envs: list[gymnasium.Env[str, str]] = [gymnasium.make(env.id, **{**env.settings, **changes}) for _ in range(n)]
+        envs: list[gymnasium.Env[str, str]] = [gymnasium.make(env.id, **{**settings, **changes}) for _ in range(n)]
         observation: object = envs[0].reset(seed=0)[0]
-    except (gymnasium.error.Error, TypeError, ValueError, ImportError) as error:
+    except (gymnasium.error.Error, TypeError, ValueError, ImportError, SandboxUnavailable) as error:
         raise ConfigError(f"env: {error}") from None
     if not isinstance(observation, str):
         raise ConfigError(f"env.id: {env.id} shows {type(observation).__name__}, not text (str)")
     return envs
 
 
-class Seat:
-    """One running episode: an environment and the conversation so far."""
+class Talk:
+    """One player's side of a game as a conversation in tokens: what it is told, and what it replies."""
 
-    def __init__(self, rollout: Rollout, env: gymnasium.Env[str, str], seed: int, group: int) -> None:
-        self.env, self.context, self.chat = env, rollout.context, rollout.chat
-        observation, info = env.reset(seed=seed)
+    def __init__(self, chat: Chat, context: Context, episode: Episode) -> None:
+        self.chat, self.context, self.episode = chat, context, episode
+        self.prompt_ids: list[int] = []
+        self.observation = ""
+        self.info: dict[str, Any] = {}
+        self._rules: Messages = []
+
+    def hear(self, observation: str, info: dict[str, Any]) -> None:
+        """Takes in what the environment shows; ``prompt_ids`` is then the prompt of the next reply."""
         messages = info.get("messages") or [{"role": "user", "content": observation}]
-        rules = [m for m in messages if m["role"] == "system"]
-        told = rules[0]["content"] if rules else ""
-        self.episode = Episode(rollout.env_id, seed, group, player=info.get("player", 0), rules=told)
-        self._rules = rules
-        self.observation = observation
-        self.prompt_ids = self.chat.first(messages)
-        self.done = "outcome" in info  # the opponent can end a game before our first turn: nothing to learn from it
-        if self.done:
-            self._finish(info, terminated=True)
-
-    def reply(self, ids: list[int], logprobs: list[float], stop_reason: str, version: int) -> None:
-        """Plays a sampled reply and prepares the next prompt."""
-        text = self.chat.decode(ids)
-        turn = Turn(
-            self.prompt_ids, ids, logprobs, self.observation, text, stop_reason=stop_reason, policy_version=version
-        )
-        self.observation, reward, terminated, truncated, info = self.env.step(text)
-        turn.reward = float(reward)
-        turn.parse = info.get("parse", "ok")
-        turn.player = info.get("player", 0)
-        self.episode.turns.append(turn)
-        if terminated or truncated:
-            self._finish(info, terminated=bool(terminated))
-            return
-        messages = info.get("messages") or [{"role": "user", "content": self.observation}]
-        if self.context == "turn":
+        turns = self.episode.turns
+        self.observation, self.info = observation, info
+        if not turns:
+            self._rules = [m for m in messages if m["role"] == "system"]
+            self.episode.rules = self._rules[0]["content"] if self._rules else ""
+            self.prompt_ids = self.chat.first(messages)
+        elif self.context == "turn":
             self.prompt_ids = self.chat.first(self._rules + messages)
         else:
-            self.prompt_ids = self.chat.following(turn.prompt_ids, ids, messages)
+            self.prompt_ids = self.chat.following(turns[-1].prompt_ids, turns[-1].action_ids, messages)
 
-    def cut(self) -> None:
-        """Ends the episode at a limit of ours."""
-        self._finish({}, terminated=False)
+    def say(self, sample: Sample, version: int) -> Turn:
+        """Records a sampled reply to ``prompt_ids``."""
+        text = self.chat.decode(sample.ids)
+        turn = Turn(self.prompt_ids, sample.ids, sample.logprobs, self.observation, text)
+        turn.stop_reason, turn.policy_version, turn.player = sample.stop_reason, version, self.episode.player
+        self.episode.turns.append(turn)
+        return turn
 
-    def _finish(self, info: dict[str, Any], terminated: bool) -> None:
-        self.done = True
+    def finish(self, observation: str, info: dict[str, Any], terminated: bool) -> None:
+        """Closes the episode; a truncated one keeps the prompt that was left unanswered."""
         episode = self.episode
         episode.terminated, episode.truncated = terminated, not terminated
-        episode.last_observation = self.observation
+        episode.last_observation = observation
         episode.info = {key: value for key, value in info.items() if key != "messages"}
+        episode.final_prompt_ids = [] if terminated else self.prompt_ids
         total = episode.total_reward
         by_sign = "win" if total > 0 else "loss" if total < 0 else "draw"
         episode.outcome = info.get("outcome", by_sign if terminated else "truncated")
+
+
+class Seat:
+    """One running episode: an environment and its agent's conversation."""
+
+    def __init__(self, env: gymnasium.Env[str, str], chat: Chat, context: Context, episode: Episode) -> None:
+        self.env = env
+        observation, info = env.reset(seed=episode.seed)
+        episode.player = info.get("player", 0)
+        self.talk, self.episode = Talk(chat, context, episode), episode
+        self.talk.hear(observation, info)
+        self.done = "outcome" in info  # the opponent can end a game before our first turn: nothing to learn from it
+        if self.done:
+            self.talk.finish(observation, info, terminated=True)
+
+    def reply(self, sample: Sample, version: int) -> None:
+        """Plays a sampled reply and prepares the next prompt."""
+        turn = self.talk.say(sample, version)
+        observation, reward, terminated, truncated, info = self.env.step(turn.reply)
+        turn.reward, turn.parse = float(reward), info.get("parse", "ok")
+        self.done = bool(terminated or truncated)
+        if not terminated:
+            self.talk.hear(observation, info)
+        if self.done:
+            self.talk.finish(observation, info, bool(terminated))
+
+    def cut(self) -> None:
+        """Ends the episode at a limit of ours."""
+        self.done = True
+        self.talk.finish(self.talk.observation, self.talk.info, terminated=False)
 
 
 @dataclass
@@ -98,41 +124,59 @@ class Rollout:
     """
 
     envs: Sequence[gymnasium.Env[str, str]]
-    engine: HFEngine
+    engine: Engine
     chat: Chat
     env_id: str
     context: Context
     max_turns: int
     max_prompt_tokens: int
+    _made: defaultdict[EnvSpec, list[gymnasium.Env[str, str]]] = field(default_factory=lambda: defaultdict(list))
 
     @staticmethod
-    def of(config: Config, envs: Sequence[gymnasium.Env[str, str]], engine: HFEngine, chat: Chat) -> Rollout:
+    def of(config: Config, envs: Sequence[gymnasium.Env[str, str]], engine: Engine, chat: Chat) -> Rollout:
         limits = config.rollout.max_turns, config.rollout.max_prompt_tokens
         return Rollout(envs, engine, chat, config.env.id, config.rollout.context, *limits)
 
-    def play(
-        self, seeds: Sequence[int], temperature: float, generator: torch.Generator, group_size: int = 1
-    ) -> list[Episode]:
-        """Plays one episode a seed, in order; each run of ``group_size`` seeds is recorded as one group."""
+    def play(self, seeds: Sequence[int], temperature: float, generator: torch.Generator) -> list[Episode]:
+        """Plays one episode a seed, in order, in ``envs``."""
         episodes: list[Episode] = []
         for start in range(0, len(seeds), len(self.envs)):
-            seats = [
-                Seat(self, env, seed, (start + i) // group_size)
-                for i, (env, seed) in enumerate(zip(self.envs, seeds[start : start + len(self.envs)], strict=False))
-            ]
+            seats = []
+            for env, seed in zip(self.envs, seeds[start : start + len(self.envs)], strict=False):
+                seats.append(Seat(env, self.chat, self.context, Episode(self.env_id, seed)))
             self._finish(seats, temperature, generator)
             episodes += [seat.episode for seat in seats]
         return episodes
 
+    def play_tasks(
+        self, tasks: Sequence[Task], temperature: float, generator: torch.Generator, group_size: int = 1
+    ) -> list[Episode]:
+        """Plays one episode a task, all side by side; each run of ``group_size`` tasks is recorded as one group.
+
+        Environments are made when a task first needs one more, and kept.
+        """
+        used: Counter[EnvSpec] = Counter()
+        seats = []
+        for number, task in enumerate(tasks):
+            made = self._made[task.env]
+            if used[task.env] == len(made):
+                made += make_envs(task.env, 1)
+            env = made[used[task.env]]
+            used[task.env] += 1
+            episode = Episode(task.env.id, task.seed, number // group_size, task=task)
+            seats.append(Seat(env, self.chat, self.context, episode))
+        self._finish(seats, temperature, generator)
+        return [seat.episode for seat in seats]
+
     def _finish(self, seats: list[Seat], temperature: float, generator: torch.Generator) -> None:
         while True:
             for seat in seats:
-                too_long = len(seat.prompt_ids) > self.max_prompt_tokens
+                too_long = len(seat.talk.prompt_ids) > self.max_prompt_tokens
                 if not seat.done and (too_long or len(seat.episode.turns) >= self.max_turns):
                     seat.cut()
             live = [seat for seat in seats if not seat.done]
             if not live:
                 return
-            samples = self.engine.generate([seat.prompt_ids for seat in live], temperature, generator)
+            samples = self.engine.generate([seat.talk.prompt_ids for seat in live], temperature, generator)
             for seat, sample in zip(live, samples, strict=True):
-                seat.reply(sample.ids, sample.logprobs, sample.stop_reason, self.engine.version)
+                seat.reply(sample, self.engine.version)

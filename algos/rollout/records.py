@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+from algos.rollout.tasks import Task
 
 
 @dataclass
@@ -18,7 +21,7 @@ class Turn:
         reply: ``action_ids`` as text, without the end-of-turn token.
         parse: What the environment made of it: ok, malformed, illegal.
         reward: What it brought.
-        value: The critic's estimate at the last prompt token, where there is a critic.
+        advantage: What training made of it: the mean over its tokens.
         player: The seat that spoke.
         stop_reason: ``stop`` (the model ended its turn) or ``length`` (it was cut).
         policy_version: Number of optimizer steps the sampling policy had had.
@@ -31,7 +34,7 @@ class Turn:
     reply: str = ""
     parse: str = "ok"
     reward: float = 0.0
-    value: float = 0.0
+    advantage: float = 0.0
     player: int = 0
     stop_reason: str = "stop"
     policy_version: int = 0
@@ -45,6 +48,9 @@ class Episode:
         truncated: It was cut by a limit, not ended by the rules: a critic bootstraps there.
         rules: The system message.
         info: The last ``info`` of the environment.
+        final_prompt_ids: Of a truncated episode, the prompt that its next reply would have answered.
+        task: What it started from.
+        replayed: The task came from the failure buffer.
     """
 
     env_id: str
@@ -58,6 +64,13 @@ class Episode:
     rules: str = ""
     last_observation: str = ""
     info: dict[str, Any] = field(default_factory=dict)
+    final_prompt_ids: list[int] = field(default_factory=list)
+    task: Task | None = None
+    replayed: bool = False
+
+    @property
+    def success(self) -> bool:
+        return self.outcome in ("win", "solved")
 
     @property
     def total_reward(self) -> float:
@@ -75,6 +88,7 @@ class Row:
         old_logprobs: Log-probabilities when sampled; 0 where not sampled.
         advantages: One a token; 0 where not sampled.
         weight: The weight of each action token in the loss.
+        columns: More numbers, one a token, 0 where not sampled, such as a critic's ``values``.
     """
 
     prompt_ids: list[int]
@@ -83,10 +97,16 @@ class Row:
     old_logprobs: list[float]
     advantages: list[float]
     weight: float = 1.0
+    columns: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def action_tokens(self) -> int:
         return sum(self.action_mask)
+
+    def spread(self, values: Iterable[float]) -> list[float]:
+        """``values``, one an action token, as one number a token: 0 where not sampled."""
+        each = iter(values)
+        return [next(each) if taken else 0.0 for taken in self.action_mask]
 
 
 def to_rows(turns: list[Turn], advantages: list[list[float]]) -> list[Row]:

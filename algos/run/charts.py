@@ -107,6 +107,7 @@ def line_chart(label: str, lines: Sequence[Line], percent: bool = False) -> str:
         axes.append(f'<path class="grid" d="M{LEFT} {y(tick):.1f}H{right}"/>')
         axes.append(f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{text}</text>')
     for tick, text in [(tick, text) for tick, text in _ticks(first, last) if tick == int(tick)]:
+        text = text.rstrip("0").rstrip(".") if "." in text else text  # steps are whole
         axes.append(f'<text x="{x(tick):.1f}" y="{height - 6}" text-anchor="middle">{text}</text>')
     for line in lines:
         band = _thin(line.band)

@@ -12,19 +12,22 @@ import torch
 STATE_FILE = "trainer_state.pt"
 
 
-def save(run_dir: Path, step: int, model: Any, tokenizer: Any, state: dict[str, Any], keep: int) -> Path:
+def save(
+    run_dir: Path, step: int, model: Any, tokenizer: Any, state: dict[str, Any], keep: int, best: int | None = None
+) -> Path:
     """Writes ``checkpoints/step_<step>``; it appears under that name only once it is whole on disk.
 
     Args:
         model: A Hugging Face model; ``from_pretrained`` loads the folder without this package.
         state: What else a resumed run needs (optimizer, counters): anything ``torch.save`` takes.
         keep: Older checkpoints than the newest ``keep`` are removed.
+        best: The step of one that stays all the same.
     """
     folder = run_dir / "checkpoints" / f"step_{step:06d}"
     if folder in all_of(run_dir):
         return folder
     unfinished = folder.with_suffix(".tmp")
-    for torn in (folder, unfinished):
+    for torn in (folder, *folder.parent.glob("*.tmp")):
         shutil.rmtree(torn, ignore_errors=True)
     unfinished.mkdir(parents=True)
     model.save_pretrained(unfinished)
@@ -35,7 +38,8 @@ def save(run_dir: Path, step: int, model: Any, tokenizer: Any, state: dict[str, 
             os.fsync(handle.fileno())
     unfinished.rename(folder)
     for old in all_of(run_dir)[:-keep]:
-        shutil.rmtree(old)
+        if old.name != f"step_{best or 0:06d}":
+            shutil.rmtree(old.rename(old.with_suffix(".tmp")))  # what is half removed must not look whole
     return folder
 
 

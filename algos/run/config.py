@@ -1,4 +1,4 @@
-"""Settings: pydantic models, then YAML, then environment variables, then the command line; the later wins."""
+"""Settings: defaults, then a profile, YAML, environment variables, the command line; the later wins."""
 
 from __future__ import annotations
 
@@ -39,7 +39,29 @@ class ModelSection(Section):
     path: str = Field(
         "tiny", description="A Hugging Face folder or id, or `tiny`: the embedded model, warm-started by SFT."
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Weights and arithmetic.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Arithmetic, and what a frozen base is kept in; weights that are trained stay float32."
+    )
+    lora_rank: int = Field(0, ge=0, description="Rank of the LoRA adapters that are trained; 0: all weights are.")
+    lora_alpha: int = Field(32, ge=1, description="What adapters add is scaled by lora_alpha / lora_rank.")
+    lora_targets: str | list[str] = Field(
+        "all-linear", description="Layers that get adapters: all-linear (all but the output), or a list of names."
+    )
+    lora_dropout: float = Field(0.0, description="Only 0: dropout makes the policy trained another than that sampled.")
+    quantize: Literal["nf4"] | None = Field(None, description="nf4: a frozen base in 4 bits (QLoRA); needs lora_rank.")
+    gradient_checkpointing: bool = Field(
+        False, description="Activations are computed again instead of kept: less memory, about a third more time."
+    )
+    attention: Literal["sdpa", "eager", "flash_attention_2"] | None = Field(
+        None, description="How attention is computed; null: as the model and its library choose."
+    )
+
+    @field_validator("lora_dropout")
+    @classmethod
+    def _no_dropout(cls, value: float) -> float:
+        if value != 0.0:
+            raise ValueError("the policy that is trained must be the one that sampled: leave lora_dropout at 0")
+        return value
 
 
 class EnvSection(BaseModel):
@@ -94,11 +116,59 @@ class OptimSection(Section):
     )
 
 
+class Further(BaseModel):
+    """A further evaluation. What is null is as in the main evaluation or in ``rollout``; ``id: null`` is ``env``.
+
+    Beside these, any setting of the environment.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    name: str = Field(description="Metrics are called name/success_rate and so on.")
+    id: str | None = Field(None, description="A registered Gymnasium id; null: that of `env`, with its settings.")
+    episodes: int | Literal["all"] = Field(100, description="Starts; all: each task of a data set once.")
+    samples: int = Field(1, ge=1, description="Episodes from each start; several give pass@k.")
+    temperature: float | None = Field(None, ge=0, description="Of sampling; 0: greedy.")
+    max_new_tokens: int | None = Field(None, ge=1, description="A reply is cut after so many tokens.")
+    every: int | None = Field(None, ge=0, description="During training after every so many steps; 0: never.")
+    before: bool = Field(True, description="Whether it is done before training.")
+    after: bool = Field(True, description="Whether it is done after training.")
+    details: Path | None = Field(None, description="Folder for one JSON line an episode; null: in the run's folder.")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class EngineSection(Section):
+    kind: Literal["hf", "vllm_server", "vllm_colocate"] = Field(
+        "hf", description="What samples replies: the trained model itself, a vLLM server, or vLLM on the same device."
+    )
+    url: str = Field("http://127.0.0.1:8000", description="vllm_server: where it answers.")
+    start: bool = Field(False, description="vllm_server: start one at `url`, and end it with the run.")
+    gpus: str | None = Field(None, description="CUDA_VISIBLE_DEVICES of a started server; null: the trainer's.")
+    args: list[str] = Field([], description="More arguments of a started server, such as --tensor-parallel-size.")
+    start_s: float = Field(1800.0, gt=0, description="A started server must answer after so many seconds.")
+    weights: Path | None = Field(
+        None, description="Folder that trainer and server both see; weights pass through it. null: one in run.dir."
+    )
+    concurrency: int = Field(64, ge=1, description="vllm_server: requests in flight at a time, from each process.")
+    request_s: float = Field(600.0, gt=0, description="vllm_server: a request is repeated after so many seconds.")
+    retry_s: float = Field(300.0, ge=0, description="vllm_server: give up after failing for so many seconds.")
+    gpu_memory: float = Field(0.3, gt=0, le=1, description="vllm_colocate: vLLM's share of the device's memory.")
+    tolerance: float = Field(
+        0.05, gt=0, description="Mean difference allowed between vLLM's and the trainer's log-probabilities at a sync."
+    )
+
+
 class EvalSection(Section):
     episodes: int = Field(400, ge=0, description="Games before and after training, on fixed seeds; 0: none.")
     every: int = Field(0, ge=0, description="Evaluate during training after every so many steps; 0: never.")
     temperature: float = Field(1.0, ge=0, description="1.0: the policy as trained; 0: greedy.")
     env: dict[str, Any] = Field({}, description="Environment settings that differ in evaluation, such as opponent.")
+    also: list[Further] = Field([], description="Further evaluations, on other environments too.")
+    exact: bool | Literal["auto"] = Field(
+        "auto", description="Compute values and NashConv on the whole game tree; auto: where that takes about a second."
+    )
 
 
 class Config(Section):
@@ -108,6 +178,7 @@ class Config(Section):
     model: ModelSection = ModelSection()
     env: EnvSection = EnvSection()
     rollout: RolloutSection = RolloutSection()
+    engine: EngineSection = EngineSection()
     eval: EvalSection = EvalSection()
 
 
@@ -116,6 +187,8 @@ C = TypeVar("C", bound=BaseModel)
 
 def load(schema: type[C], argv: list[str]) -> tuple[C, dict[str, str], dict[str, bool]]:
     """Reads ``--config FILE``, ``LLM_GYM_<SECTION>__<KEY>`` variables and ``--section.key value`` from ``argv``.
+
+    ``--profile NAME``, or ``profile: NAME`` in a file, puts a hardware profile's settings under all of them.
 
     Returns:
         The settings; where each one that is not a default came from; and the flags ``resume`` and ``overwrite``.
@@ -126,14 +199,21 @@ def load(schema: type[C], argv: list[str]) -> tuple[C, dict[str, str], dict[str,
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     files, overrides, flags = _split(argv)
-    for file in files:
-        for key, value in _flatten(_read_yaml(file)):
-            _put(schema, values, sources, key, value, str(file))
+    documents = [(str(file), read_yaml(file)) for file in files]
+    named = [document.pop("profile") for _, document in documents if "profile" in document]
+    named += [text for key, text in overrides if key == "profile"]
+    if named:
+        _put_profile(schema, values, sources, str(named[-1]))
+    for file, document in documents:
+        for key, value in _flatten(document):
+            _put(schema, values, sources, key, value, file)
     for name, text in sorted(os.environ.items()):
         if name.startswith(ENV_PREFIX) and "__" in name:
             key = name[len(ENV_PREFIX) :].lower().replace("__", ".")
             _put(schema, values, sources, key, text, f"environment variable {name}", is_text=True)
     for key, text in overrides:
+        if key == "profile":
+            continue
         if key == "model":
             key = "model.path"
         _put(schema, values, sources, key, text, "command line", is_text=True)
@@ -170,7 +250,21 @@ def _split(argv: list[str]) -> tuple[list[Path], list[tuple[str, str]], dict[str
     return files, overrides, flags
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _put_profile(schema: type[BaseModel], values: dict[str, Any], sources: dict[str, str], name: str) -> None:
+    """Sets what the profile says of sections that this trainer has."""
+    from algos.run.profiles import settings
+
+    for key, value, source in settings(name):
+        if key.partition(".")[0] in schema.model_fields:
+            _put(schema, values, sources, key, value, source)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The sections of a file of settings.
+
+    Raises:
+        ConfigError: It is not there, is no YAML, or holds something else.
+    """
     try:
         data = yaml.safe_load(path.read_text())
     except FileNotFoundError:

@@ -20,12 +20,16 @@ COLOURS |= dict.fromkeys(("invalid", "illegal"), "broken") | {"truncated": "cut"
 WORDS = {"win": "won", "draw": "drawn", "loss": "lost", "invalid": "ended by an invalid reply"}
 WORDS |= {"truncated": "cut short by a limit"}
 
-# Controls, marks that reorder text, invisible characters and lone surrogates: shown by number.
-# Joiners stay, because emoji and several scripts need them.
-UNSEEN = re.compile(
-    r"([\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
-    r"\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff\U000e0000-\U000e007f])\1*"
+UNSEEN_RANGES = (
+    *((0x00, 0x08), (0x0B, 0x1F), (0x7F, 0x9F), (0xAD, 0xAD), (0x61C, 0x61C), (0x180E, 0x180E), (0x200B, 0x200B)),
+    *((0x200E, 0x200F), (0x2028, 0x202E), (0x2060, 0x206F), (0xFEFF, 0xFEFF), (0xFFF9, 0xFFFB), (0xFFFE, 0xFFFF)),
+    *((0xD800, 0xDFFF), (0xE0000, 0xE007F)),
 )
+"""Controls, marks that reorder text, invisible characters and lone surrogates: shown by number.
+
+Joiners stay, because emoji and several scripts need them.
+"""
+UNSEEN = re.compile("([" + "".join(rf"\U{first:08x}-\U{last:08x}" for first, last in UNSEEN_RANGES) + r"])\1*")
 
 
 def text(value: object, limit: int = TEXT_LIMIT) -> str:
@@ -47,8 +51,8 @@ def games(runs: Sequence[Run]) -> str:
         if picked:
             whose = f" of {text(run.folder)}" if len(runs) > 1 else ""
             shown = "".join(_game(game, is_open=game is picked[0]) for game in picked)
-            return f"<section><h2>Games to read{whose}</h2>{shown}</section>"
-    return "<section><h2>Games to read</h2><p>No game has been written yet.</p></section>"
+            return f'<section id="games"><h2>Games to read{whose}</h2>{shown}</section>'
+    return '<section id="games"><h2>Games to read</h2><p>No game has been written yet.</p></section>'
 
 
 def _game(game: Game, is_open: bool) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, TypeGuard
 
 import yaml
@@ -16,7 +18,6 @@ from algos.run.charts import Curve, mean_interval
 Json = dict[str, Any]
 Triple = tuple[float, float, float]
 SCRIPTS = Path(__file__).parents[1]
-FIGURES = ("win_rate", "draw_rate", "loss_rate", "invalid_rate", "mean_return")
 
 
 @dataclass
@@ -89,21 +90,33 @@ class Game:
 
 def pick_games(folder: Path) -> list[Game]:
     """Of the last step the first game won and the first one lost (else drawn, else other); and the run's first game."""
-    files = sorted(file for file in (folder / "episodes").glob("step_*.jsonl") if file.stem[5:].isdigit())
+    files = episode_files(folder)
     latest: dict[str, Game] = {}
     for file in reversed(files):
-        for game in _games(file):
+        for game in games_of(file):
             latest.setdefault(str(game.episode.get("outcome")), game)
         if latest:
             break
     chosen: list[Game] = []
     for role in (("win", "solved"), ("loss", "failed", "draw", "invalid", "truncated", *latest)):
         chosen += [latest[outcome] for outcome in role if outcome in latest and latest[outcome] not in chosen][:1]
-    first = [game for file in files for game in [next(_games(file), None)] if game][:1]
+    first = [game for file in files for game in [next(games_of(file), None)] if game][:1]
     return chosen + [game for game in first if game not in chosen]
 
 
-def _games(file: Path) -> Iterator[Game]:
+def episode_files(folder: Path) -> list[Path]:
+    """A file of episodes a step, in order."""
+    return sorted(file for file in (folder / "episodes").glob("step_*.jsonl") if file.stem[5:].isdigit())
+
+
+def count_episodes(file: Path) -> int:
+    """Lines of a file, told or torn."""
+    with file.open("rb") as lines:
+        return sum(1 for _ in lines)
+
+
+def games_of(file: Path) -> Iterator[Game]:
+    """The episodes of a step; a line that cannot be read is left out."""
     return (Game(int(file.stem[5:]), line, episode) for line, episode in _json_lines(file))
 
 
@@ -119,16 +132,39 @@ def _combined(results: list[Json]) -> Json:
     if all(result == results[0] for result in results):  # one run, or several that start from the same model
         return results[0]
     whole: Json = {"episodes": sum(result["episodes"] for result in results)}
-    for key in FIGURES:
-        values = [result[key] for result in results if is_number(result.get(key))]
-        if values:
+    for key in dict.fromkeys(key for result in results for key in result if not key.endswith(("_low", "_high"))):
+        values = [result[key] for result in results if key in result]
+        if key == "episodes":
+            continue
+        if all(is_number(value) for value in values):
             mean, low, high = mean_interval(values)
-            if key != "mean_return":
+            if f"{key}_low" in results[0] and key.endswith("_rate"):
                 low, high = max(low, 0.0), min(high, 1.0)
             whole |= {key: mean, f"{key}_low": low, f"{key}_high": high}
-    seats = sorted({seat for result in results for seat in result.get("seats", {})})
-    whole["seats"] = {s: _combined([r["seats"][s] for r in results if s in r.get("seats", {})]) for s in seats}
+        elif key in ("seats", "also") and all(isinstance(value, dict) for value in values):
+            names = sorted({name for value in values for name in value})
+            whole[key] = {name: _combined([value[name] for value in values if name in value]) for name in names}
+        elif all(isinstance(value, list) for value in values) and key.endswith("_rates"):
+            whole[key] = [fmean(column) for column in zip(*values)]
     return whole
+
+
+def rates_of_rules(runs: Sequence[Run], step: int) -> dict[int, float]:
+    """Rule of the Password Game -> the share of one step's episodes that kept it, of those that it was shown to.
+
+    Args:
+        step: Which of the steps written, 0 for the first and -1 for the last.
+    """
+    shown: Counter[int] = Counter()
+    failed: Counter[int] = Counter()
+    for run in runs:
+        for game in [game for file in episode_files(run.folder)[step:][:1] for game in games_of(file)]:
+            info = game.episode.get("info")
+            told = [info.get(name) for name in ("rules_shown", "rules_failed")] if isinstance(info, dict) else [None]
+            if isinstance(told[0], int) and isinstance(told[-1], list):
+                shown.update(range(min(told[0], 1000)))
+                failed.update(rule for rule in told[-1] if isinstance(rule, int))
+    return {rule: 1 - failed[rule] / count for rule, count in sorted(shown.items())}
 
 
 def triple(result: Json, key: str) -> Triple | None:

@@ -9,9 +9,7 @@ from typing import get_args
 
 import numpy as np
 
-from llm_gym.sandbox import Grade, Limits, Result, run, run_tests
-from llm_gym.sandbox.pool import shared_pool
-from llm_gym.sandbox.results import Isolation
+from llm_gym.sandbox import Grade, Isolation, Limits, Result, run, run_tests, shared_pool
 
 MOST_SHOWN = 2000
 """Characters of a program's output that are kept."""

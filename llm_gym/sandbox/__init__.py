@@ -1,12 +1,13 @@
 """Runs Python nobody trusts: `run` one program, `Pool` for many, `run_tests` to grade one, `probe` for what holds."""
 
 from llm_gym.sandbox.grading import Grade, Verdict, run_tests
-from llm_gym.sandbox.pool import Pool, Program, run
+from llm_gym.sandbox.pool import Pool, Program, run, shared_pool
 from llm_gym.sandbox.probe import Layer, probe
-from llm_gym.sandbox.results import Limits, Result, SandboxUnavailable
+from llm_gym.sandbox.results import Isolation, Limits, Result, SandboxUnavailable
 
 __all__ = [
     "Grade",
+    "Isolation",
     "Layer",
     "Limits",
     "Pool",
@@ -17,4 +18,5 @@ __all__ = [
     "probe",
     "run",
     "run_tests",
+    "shared_pool",
 ]

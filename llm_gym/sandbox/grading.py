@@ -13,6 +13,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from llm_gym.sandbox.inside import plain
 from llm_gym.sandbox.judging import Unjudged, judge_here
@@ -85,8 +86,7 @@ def run_tests(
     """
     pool = pool or shared_pool(isolation, limits)
     split = split_tests(tuple(tests), imports)
-    job = {"solution": solution, "imports": imports, "setup": setup, "operands": operands_source(split)}
-    result, answers = pool.evaluate(json.dumps(job), limits)
+    result, answers = pool.evaluate(solution, operands_source(split), imports, setup, limits)
     lines = answers.split(b"\n")[:-1]
     verdicts = []
     for number, test in enumerate(split):
@@ -109,28 +109,37 @@ def _why_not_reached(result: Result) -> str:
 def _judge(test: SplitTest, line: bytes, imports: str, pool: Pool) -> Verdict:
     """The line comes from the solution's process: any bytes at all."""
     try:
-        answers = json.loads(line)
+        answers = plain.parse(line.decode())
         if not isinstance(answers, list) or len(answers) != len(test.operands):
             raise plain.NotPlain("not one answer an operand")
-        chosen, encoded = [], []
-        for (kind, which, text), forms in zip(answers, test.operands, strict=True):
-            if kind != "value" or not isinstance(text, str) or type(which) is not int or not 0 <= which < len(forms):
-                return Verdict(test.source, False, text if isinstance(text, str) and text else "no value")
+        chosen, nodes = [], []
+        for (kind, which, node), forms in zip(answers, test.operands, strict=True):
+            if kind != "value" or type(which) is not int or not 0 <= which < len(forms):
+                return Verdict(test.source, False, node if isinstance(node, str) and node else "no value")
             chosen.append(which)
-            encoded.append(text)
-    except (ValueError, TypeError, RecursionError) as error:
+            nodes.append(node)
+    except (ValueError, TypeError) as error:
         return Verdict(test.source, False, f"unreadable answer: {str(error)[:200]}")
-    return Verdict(test.source, *_held(test.with_holes(tuple(chosen)), encoded, imports, pool))
+    return Verdict(test.source, *_held(test.with_holes(tuple(chosen)), nodes, imports, pool))
 
 
-def _held(statement: ast.expr, encoded: list[str], imports: str, pool: Pool) -> tuple[bool, str]:
+def _held(statement: ast.expr, nodes: list[Any], imports: str, pool: Pool) -> tuple[bool, str]:
+    held = None
     try:
-        held = judge_here(statement, [plain.decode(text, _MOST_HASHED) for text in encoded])
+        held = judge_here(statement, [plain.rebuild(node, _MOST_HASHED) for node in nodes])
     except (Unjudged, plain.NotPlain):
-        return _judge_in_sandbox(statement, encoded, imports, pool)
+        pass
     except Exception as error:
         return False, f"{type(error).__name__}: {error}"[:500]
-    return held, "" if held else _difference(statement, encoded)
+    if held:
+        return True, ""
+    try:
+        encoded = [json.dumps(node) for node in nodes]
+    except RecursionError:
+        return False, "unreadable answer: nested too deeply"
+    if held is None:
+        return _judge_in_sandbox(statement, encoded, imports, pool)
+    return False, _difference(statement, encoded)
 
 
 def _difference(statement: ast.expr, encoded: list[str]) -> str:
@@ -144,17 +153,15 @@ def _difference(statement: ast.expr, encoded: list[str]) -> str:
 def _judge_in_sandbox(statement: ast.expr, encoded: list[str], imports: str, pool: Pool) -> tuple[bool, str]:
     """In a fork that has never seen the solution, with its values as data."""
     values = json.dumps(json.dumps(encoded))
-    job = {
-        "solution": f"{_PLAIN_SOURCE}\n{HOLES} = [decode(text) for text in json.loads({values})]",
-        "imports": "",
-        "setup": f"import math\n{imports}",
-        "operands": f"(((lambda: bool({ast.unparse(statement)}),),),)",
-    }
-    result, answers = pool.evaluate(json.dumps(job))
+    result, answers = pool.evaluate(
+        f"{_PLAIN_SOURCE}\n{HOLES} = [decode(text) for text in json.loads({values})]",
+        f"(((lambda: bool({ast.unparse(statement)}),),),)",
+        setup=f"import math\n{imports}",
+    )
     try:
-        [[kind, _, text]] = json.loads(answers)
+        [[kind, _, node]] = json.loads(answers)
     except ValueError:
         return False, _why_not_reached(result)
     if kind != "value":
-        return False, text
-    return (True, "") if text == "true" else (False, _difference(statement, encoded))
+        return False, node
+    return (True, "") if node is True else (False, _difference(statement, encoded))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from llm_gym.sandbox.inside import wire
 
@@ -92,8 +92,7 @@ class Result:
         return self.status == "ok"
 
 
-@dataclass(frozen=True)
-class Ending:
+class Ending(NamedTuple):
     """A `wire.REPLY`: what the server saw of a program, from outside the program's process."""
 
     started: int

@@ -6,6 +6,7 @@ import json
 import os
 import select
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -101,6 +102,8 @@ class WarmServer:
     def _start(self, settings: ServerSettings, layers: list[str]) -> dict[str, str]:
         """Start the process with these layers; on anything but "ready" it is gone again."""
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._answered = select.poll()
+        self._answered.register(self._control, select.POLLIN)
         configuration = {
             "control": theirs.fileno(),
             "parent": os.getpid(),
@@ -114,6 +117,8 @@ class WarmServer:
         environment = {
             "PYTHONHASHSEED": str(settings.hash_seed),
             "MALLOC_ARENA_MAX": "1",
+            # Else every fork looks up its functions anew.
+            "LD_BIND_NOW": "1",
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
         }
@@ -144,8 +149,8 @@ class WarmServer:
         line = b""
         deadline = time.monotonic() + _START_S
         while not line.endswith(b"\n"):
-            readable, _, _ = select.select([self._control], [], [], max(0.0, deadline - time.monotonic()))
-            block = self._control.recv(4096) if readable else b""
+            left = max(0.0, deadline - time.monotonic())
+            block = self._control.recv(4096) if self._answered.poll(left * 1000) else b""
             if not block:
                 return {}
             line += block
@@ -160,7 +165,10 @@ class WarmServer:
         """
         files = [_file_of(program), _file_of(stdin), *(_file_of(b"") for _ in range(2 if mode == wire.RUN else 3))]
         try:
-            socket.send_fds(self._control, [limits.packed(mode, len(program))], files)
+            packed_files = struct.pack(f"{len(files)}i", *files)
+            self._control.sendmsg(
+                [limits.packed(mode, len(program))], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, packed_files)]
+            )
             reply = self._receive(limits.wall_s + _PATIENCE_S)
             for file in files[:2]:
                 os.close(file)
@@ -177,9 +185,11 @@ class WarmServer:
         return ending.result(stdout, stderr, limits.output_bytes), b"".join(answers)
 
     def _receive(self, seconds: float) -> bytes:
-        self._control.settimeout(seconds)
         reply = b""
         while len(reply) < wire.REPLY.size:
+            # Not the socket's own timeout, which costs two system calls more.
+            if not self._answered.poll(seconds * 1000):
+                raise ServerDied("it does not answer")
             block = self._control.recv(wire.REPLY.size - len(reply))
             if not block:
                 raise ServerDied("it hung up")

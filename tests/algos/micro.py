@@ -13,6 +13,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from algos import grpo
 from algos.model.forward import Policy
 from algos.rollout.records import Row, Turn, to_rows
+from algos.run.learner import Learner, TrainConfig
 
 VOCABULARY = 61
 
@@ -78,27 +79,40 @@ def plain_logprobs(model: Any, row: Row, temperature: float) -> torch.Tensor:
     return torch.stack([log_p[first + i - 1, token] for i, token in enumerate(row.ids) if row.action_mask[i]])
 
 
-def updated(
-    rows: list[Row], accelerator: Accelerator, **settings: Any
-) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    """The micro model's parameters after ``grpo.update`` with plain gradient descent, and the metrics.
+def micro_learner(config: TrainConfig, accelerator: Accelerator, wrap: Any = Policy, reference: Any = None) -> Learner:
+    """A learner of the micro model by plain gradient descent, with nothing of a run around it."""
+    learner = object.__new__(Learner)
+    learner.config, learner.accelerator, learner.reference = config, accelerator, reference
+    learner.model = micro_model()
+    policy = wrap(learner.model, config.rollout.temperature)
+    optimizer = torch.optim.SGD(policy.parameters(), lr=config.optim.lr)
+    learner.whole = policy
+    learner.policy, learner.optimizer = accelerator.prepare(policy, optimizer)
+    return learner
 
-    Settings are written ``section__key``. With one epoch and one minibatch, learning rate 1 and no clipping the change
-    is the gradient, negated.
-    """
-    sections: dict[str, dict[str, Any]] = {
-        "grpo": {},
+
+def sections(algorithm: str, **settings: Any) -> dict[str, dict[str, Any]]:
+    """Settings, written ``section__key``, over those that make one update a step along the negated gradient."""
+    made: dict[str, dict[str, Any]] = {
+        algorithm: {},
         "optim": {"lr": 1.0, "max_grad_norm": 1e9},
         "rollout": {"max_new_tokens": 10},
     }
     for name, value in settings.items():
         section, _, key = name.partition("__")
-        sections[section][key] = value
-    config = grpo.GrpoConfig.model_validate(sections)
-    model = micro_model()
-    policy, optimizer = accelerator.prepare(
-        Policy(model, config.rollout.temperature), torch.optim.SGD(model.parameters(), lr=config.optim.lr)
-    )
+        made.setdefault(section, {})[key] = value
+    return made
+
+
+def updated(
+    rows: list[Row], accelerator: Accelerator, **settings: Any
+) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """The micro model's parameters after ``grpo.update`` with plain gradient descent, and the metrics.
+
+    Settings are as for :func:`sections`. With one epoch and one minibatch the change is the gradient, negated.
+    """
+    config = grpo.GrpoConfig.model_validate(sections("grpo", **settings))
     reference = Policy(micro_model(seed=1), config.rollout.temperature) if config.grpo.kl_coef else None
-    metrics = grpo.update(config, rows, policy, reference, optimizer, accelerator, step=0)
-    return {name: value.detach().clone() for name, value in model.named_parameters()}, metrics
+    learner = micro_learner(config, accelerator, reference=reference)
+    metrics = grpo.update(config, rows, learner, step=0)
+    return {name: value.detach().clone() for name, value in learner.model.named_parameters()}, metrics

@@ -1,14 +1,24 @@
-"""What GRPO makes of episodes before the gradient: advantages, rows, figures; and the learning rate."""
+"""What GRPO makes of episodes before the gradient: groups, advantages, rows, figures; and the learning rate."""
 
 from __future__ import annotations
 
 import math
+import string
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import gymnasium
 import pytest
+from micro import sections
 
-from algos.grpo import GrpoConfig, advantage, check, describe, learning_rate
+from algos.grpo import GrpoConfig, advantage, check, collect
+from algos.rollout.play import Rollout
 from algos.rollout.records import Episode, Turn
+from algos.rollout.selfplay import SelfPlay
 from algos.run.config import ConfigError
+from algos.run.learner import Learner, describe
+from algos.run.optimise import learning_rate
 
 
 def episode(reward: float, outcome: str = "win", parse: str = "ok", tokens: int = 3, turns: int = 2) -> Episode:
@@ -21,29 +31,37 @@ def episode(reward: float, outcome: str = "win", parse: str = "ok", tokens: int 
     return Episode("env", 0, turns=made, outcome=outcome)
 
 
+def credits(groups: list[list[Episode]]) -> list[list[float]]:
+    """The advantage of each turn of each episode."""
+    return [[turn.advantage for turn in episode.turns] for group in groups for episode in group]
+
+
 def settings(**sections: dict[str, object]) -> GrpoConfig:
     return GrpoConfig.model_validate(sections)
 
 
 def test_each_token_of_an_episode_carries_its_advantage() -> None:
     config = settings(grpo={"group_size": 2, "advantage": "none"})
-    advantages, rows, _ = advantage(config, [episode(1.0), episode(0.0)])
-    assert advantages == [0.5, -0.5]
+    group = [episode(1.0), episode(0.0)]
+    rows, _ = advantage(config, [group])
+    assert credits([group]) == [[0.5, 0.5], [-0.5, -0.5]]
     assert [row.advantages for row in rows] == [[a] * 3 + [0.0] + [a] * 3 for a in (0.5, -0.5)]
 
 
 def test_std_divides_by_the_groups_deviation() -> None:
     config = settings(grpo={"group_size": 2, "advantage": "std"})
-    advantages, _, _ = advantage(config, [episode(1.0), episode(0.0), episode(30.0), episode(10.0)])
+    groups = [[episode(1.0), episode(0.0)], [episode(30.0), episode(10.0)]]
+    advantage(config, groups)
     half = 1 / math.sqrt(2)  # of two returns the deviation is their distance / sqrt(2)
-    assert advantages == pytest.approx([half, -half, half, -half], rel=1e-5)
+    assert [first for first, _ in credits(groups)] == pytest.approx([half, -half, half, -half], rel=1e-5)
 
 
 def test_groups_without_signal_are_dropped_and_counted() -> None:
     config = settings(grpo={"group_size": 2})
-    games = [episode(0.1), episode(0.1), episode(1.0), episode(-1.0), episode(-1.5), episode(-1.5)]
-    advantages, rows, metrics = advantage(config, games)
-    assert (advantages[:2], advantages[4:]) == ([0.0] * 2, [0.0] * 2)
+    returns = [(0.1, 0.1), (1.0, -1.0), (-1.5, -1.5)]
+    groups = [[episode(one), episode(other)] for one, other in returns]
+    rows, metrics = advantage(config, groups)
+    assert [any(credit) for credit in credits(groups)] == [False, False, True, True, False, False]
     assert len(rows) == 2
     assert metrics["groups/no_signal"] == pytest.approx(2 / 3)
 
@@ -56,15 +74,13 @@ def test_credit_by_turn_compares_replies_to_the_same_prompt_of_one_group() -> No
     config = settings(grpo={"group_size": 3, "advantage": "none", "credit": "turn"})
     group = [played(0.5, 1.0, 2), played(0.0, -1.0, 2), played(0.0, -1.0, 3)]
     other = [played(5.0, 5.0, 2), played(5.0, 5.0, 2), played(5.0, 2.0, 2)]
-    for episode_of_other in other:
-        episode_of_other.group = 1
-    advantages, rows, _ = advantage(config, group + other)
+    rows, _ = advantage(config, [group, other])
     mean = (1.5 - 1.0 - 1.0) / 3
-    assert advantages[:3] == pytest.approx([1.5 - mean, -1.0 - mean, -1.0 - mean])
     # First turns share their prompt; so do two of the second ones; the last one is alone and keeps the episode's.
     expected = [1.5 - mean, 1.0, -1.0 - mean, -1.0, -1.0 - mean, -1.0 - mean]
     assert [row.advantages[0] for row in rows[:6]] == pytest.approx(expected)
     assert [row.advantages[0] for row in rows[6:]] == pytest.approx([1.0, 1.0, 1.0, 1.0, -2.0, -2.0])
+    assert [credit for turns in credits([group]) for credit in turns] == pytest.approx(expected)
 
 
 def test_figures_of_a_step_are_those_of_its_episodes() -> None:
@@ -87,23 +103,103 @@ def test_figures_of_a_step_are_those_of_its_episodes() -> None:
 )
 def test_learning_rate_warms_up_and_ends_at_the_final_one(schedule: str, rates: list[float]) -> None:
     config = settings(run={"max_steps": 6}, optim={"lr": 1.0, "final_lr": 0.1, "warmup_steps": 2, "schedule": schedule})
-    assert [learning_rate(config, step) for step in range(6)] == pytest.approx(rates)
-    assert learning_rate(config, 99) == pytest.approx(rates[-1])
+    assert [learning_rate(config.optim, step, 6) for step in range(6)] == pytest.approx(rates)
+    assert learning_rate(config.optim, 99, 6) == pytest.approx(rates[-1])
 
 
 def test_groups_without_signal_can_be_kept_for_the_divergence() -> None:
     config = settings(grpo={"group_size": 2, "drop_no_signal": False})
-    _, rows, metrics = advantage(config, [episode(0.1), episode(0.1), episode(1.0), episode(-1.0)])
+    rows, metrics = advantage(config, [[episode(0.1), episode(0.1)], [episode(1.0), episode(-1.0)]])
     assert [any(row.advantages) for row in rows] == [False, False, True, True]
     assert metrics["groups/no_signal"] == pytest.approx(1 / 2)
 
 
 def test_an_average_episode_of_a_telling_group_still_counts_in_the_mean() -> None:
     config = settings(grpo={"group_size": 3, "advantage": "none"})
-    _, rows, _ = advantage(config, [episode(1.0), episode(0.0), episode(-1.0)])
+    rows, _ = advantage(config, [[episode(1.0), episode(0.0), episode(-1.0)]])
     assert [row.advantages[0] for row in rows] == [1.0, 0.0, -1.0]
 
 
 def test_credit_by_turn_with_returns_divided_by_their_deviation_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"grpo\.advantage none"):
         check(settings(grpo={"credit": "turn"}))
+
+
+class PaysEvenSeeds(gymnasium.Env[str, str]):
+    """Pays the digit that is named where the seed is even, else nothing: groups of odd seeds tell nothing."""
+
+    observation_space = action_space = gymnasium.spaces.Text(1000, charset=string.printable)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[str, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.pays = seed is not None and seed % 2 == 0
+        return "You are X.\n0 1 2\n3 4 5\n6 7 8", {}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        return "over", float(self.pays * sum(map(int, filter(str.isdecimal, action)))), True, False, {}
+
+
+@pytest.fixture
+def pays_even_seeds() -> Iterator[str]:
+    gymnasium.register("PaysEvenSeeds-v0", entry_point=PaysEvenSeeds)
+    yield "PaysEvenSeeds-v0"
+    del gymnasium.registry["PaysEvenSeeds-v0"]
+
+
+@pytest.fixture
+def collected(tiny_folder: Path, tmp_path: Path) -> Callable[..., list[list[Episode]]]:
+    """The groups of a run's first step."""
+
+    def make(**changed: Any) -> list[list[Episode]]:
+        given = {"run__dir": tmp_path, "run__trackers": [], "model__path": str(tiny_folder), "eval__episodes": 0}
+        given |= {"rollout__episodes": 32, "rollout__max_new_tokens": 8, "grpo__group_size": 8} | changed
+        config = GrpoConfig.model_validate(sections("grpo", **given))
+        check(config)
+        learner = Learner("grpo", config, {}, resume=False)
+        games: Any = Rollout.of(config, [], learner.engine, learner.chat)
+        if config.grpo.seats == "all":
+            games = SelfPlay(config, learner.chat)
+        return collect(config, learner, games, 0)
+
+    return make
+
+
+@pytest.mark.parametrize(("refill", "seeds"), [(0, [0, 1, 2, 3]), (1, [0, 1, 2, 3, 4, 5]), (5, [0, 1, 2, 3, 4, 5, 6])])
+def test_groups_that_tell_nothing_are_replaced_so_many_times(
+    pays_even_seeds: str, collected: Callable[..., list[list[Episode]]], refill: int, seeds: list[int]
+) -> None:
+    groups = collected(env__id=pays_even_seeds, grpo__refill=refill)
+    assert [{episode.seed % 1000 for episode in group} for group in groups] == [{seed} for seed in seeds]
+    assert [[episode.group for episode in group] for group in groups] == [[number] * 8 for number in range(len(seeds))]
+    telling = sum(len({episode.total_reward for episode in group}) > 1 for group in groups)
+    assert telling == sum(seed % 2 == 0 for seed in seeds)
+
+
+def test_with_all_seats_a_group_compares_the_episodes_of_one_seat(
+    collected: Callable[..., list[list[Episode]]],
+) -> None:
+    groups = collected(grpo__seats="all", grpo__refill=2, env__random_opening=3)
+    assert len(groups) % 2 == 0
+    assert 8 <= len(groups) <= 24
+    for number, group in enumerate(groups):
+        assert [episode.player for episode in group] == [number % 2] * 8
+        assert {episode.seed for episode in group} == {groups[number - number % 2][0].seed}
+        assert {episode.group for episode in group} == {number}
+    for first, second in zip(groups[::2], groups[1::2], strict=True):
+        assert [a.outcome == "win" for a in first] == [b.outcome in ("loss", "invalid") for b in second]
+    config = settings(grpo={"group_size": 8, "advantage": "none"})
+    advantage(config, groups)
+    for group in groups:
+        mean = sum(episode.total_reward for episode in group) / 8
+        for episode in group:
+            assert [turn.advantage for turn in episode.turns] == pytest.approx(
+                [episode.total_reward - mean] * len(episode.turns), abs=1e-9
+            )
+
+
+def test_enough_groups_that_tell_something_need_no_refill(collected: Callable[..., list[list[Episode]]]) -> None:
+    """Two seats make twice as many groups as starts; that is no reason to take any back."""
+    groups = collected(grpo__seats="all", grpo__refill=3, env__random_opening=3)
+    tells = [len({episode.total_reward for episode in group}) > 1 for group in groups]
+    assert sum(tells) > 4
+    assert sum(map(any, zip(tells[::2], tells[1::2], strict=True))) == 4

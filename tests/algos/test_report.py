@@ -1,111 +1,23 @@
 """The report: its numbers are the run's, a hostile reply is only text on it, and no run is too incomplete for it."""
 
+import base64
+import hashlib
 import json
 import math
 import re
 import shlex
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from report_runs import HOSTILE, Page, episode, evaluation, make_run, metrics, page_of
 
 from algos.run.charts import Line, line_chart, line_of, mean_interval, smooth
 from algos.run.report import last_line, main, write_report
 from algos.run.report_games import TEXT_LIMIT, text
 from algos.run.run_folder import pick_games
-
-CONFIG = """run:
-  name: small  # command line
-  seed: {seed}  # default
-  max_steps: 200  # default
-env:
-  id: llmgym/TicTacToe-v0  # default
-  opponent: {opponent}  # default
-grpo:
-  group_size: 8  # default
-"""
-HOSTILE = (
-    "</pre><script>alert(1)</script><img src=x onerror=alert(1)>\x1b[31m\x00\x00\ud800\u202eabc\u200f &amp; $title"
-)
-
-
-class Page(HTMLParser):
-    """A page as a browser reads it: every tag, every attribute, and the text of each element of interest."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: set[str] = set()
-        self.attributes: set[tuple[str, str | None]] = set()
-        self.figures: list[tuple[float, str]] = []
-        self.text = ""
-        self._value: str | None = None
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.attributes |= set(attrs)
-        if tag == "data":
-            self._value = dict(attrs)["value"]
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-        if self._value is not None:
-            self.figures.append((float(self._value), data))
-            self._value = None
-
-
-def evaluation(win: float, seats: bool = True) -> dict[str, Any]:
-    result: dict[str, Any] = {"episodes": 100}
-    for name, rate in (("win", win), ("draw", 0.02), ("loss", 0.97 - win), ("invalid", 0.01)):
-        result |= {f"{name}_rate": rate, f"{name}_rate_low": rate - 0.01, f"{name}_rate_high": rate + 0.01}
-    result |= {"mean_return": 2 * win - 1, "mean_return_low": 2 * win - 1.1, "mean_return_high": 2 * win - 0.9}
-    if seats:
-        result["seats"] = {"0": evaluation(win + 0.003, False), "1": evaluation(win - 0.003, False)}
-    return result
-
-
-def episode(outcome: str, reply: str = r"\boxed{4}", **more: Any) -> dict[str, Any]:
-    turn = {"observation": "You are X.", "reply": reply, "parse": "ok", "reward": 1.0, "action_ids": [1, 2, 3]}
-    kept = {"env": "llmgym/TicTacToe-v0", "seed": 7, "player": 0, "outcome": outcome, "return": 1.0, "advantage": 0.25}
-    return kept | {"rules": "Three in a row.", "turns": [turn], "last_observation": "The end."} | more
-
-
-def metrics(step: int) -> dict[str, float]:
-    return {"step": step, "reward/mean": step / 100, "outcome/win": 0.6, "outcome/loss": 0.4, "parse/ok": 1.0,
-            "policy/entropy": 1 / step, "losses/policy": math.sin(step), "groups/no_signal": 0.1,
-            "time/tokens_per_second": 1000.0 + step, "tokens/sampled": 10.0}  # fmt: skip
-
-
-def make_run(
-    folder: Path,
-    steps: int = 3,
-    after: float | None = 0.9,
-    games: dict[int, list[dict[str, Any]]] | None = None,
-    seed: int = 0,
-    opponent: str = "random",
-) -> Path:
-    (folder / "episodes").mkdir(parents=True)
-    (folder / "config.yaml").write_text(CONFIG.format(seed=seed, opponent=opponent))
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(metrics(i + 1)) + "\n" for i in range(steps)))
-    for step, played in (games or {}).items():
-        file = folder / "episodes" / f"step_{step:06d}.jsonl"
-        file.write_text("".join(json.dumps(game) + "\n" for game in played))
-    if after is not None:
-        summary = {"algorithm": "grpo", "env": "llmgym/TicTacToe-v0", "steps": steps, "episodes": 768, "wall_s": 90.0}
-        summary |= {"before": evaluation(0.25), "after": evaluation(after)}
-        (folder / "summary.json").write_text(json.dumps(summary))
-    return folder
-
-
-def page_of(*runs: Path) -> Page:
-    out = runs[0] / "report.html"
-    write_report(list(runs), out)
-    return Page(out.read_text(encoding="utf-8"))
 
 
 def test_every_number_of_the_table_is_the_summarys(tmp_path: Path) -> None:
@@ -129,13 +41,30 @@ def test_a_hostile_reply_is_only_text(tmp_path: Path) -> None:
     page = page_of(run)
     assert "</pre><script>alert(1)</script><img src=x onerror=alert(1)>U+001B[31mU+0000 x 2U+D800U+202Eabc" in page.text
     assert "U+200F &amp; $title" in page.text
-    assert not page.tags & {"script", "img", "iframe", "object", "form", "a", "base"}
+    assert not page.tags & {"img", "iframe", "object", "a", "base"}
+    assert [attributes for attributes, _ in page.scripts] == [{"type": "application/json", "id": "episodes"}, {}]
     assert not [name for name, _ in page.attributes if name.startswith("on") or name in ("src", "style")]
     assert [value for name, value in page.attributes if name == "href"] == ["data:,"]
     assert f"and {1_000_000 - TEXT_LIMIT:,} more characters" in page.text
     written = (run / "report.html").read_bytes()
-    assert len(written) < 100_000
+    assert len(written) < 110_000
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]|\u202e|\u200f", written.decode())
+
+
+def test_the_page_asks_nothing_of_any_other_place_and_runs_its_own_script_alone(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", games={1: [episode("win")]})
+    page = page_of(run)
+    html = (run / "report.html").read_text()
+    assert not [value for name, value in page.attributes if name in ("src", "srcset", "action", "data", "poster")]
+    assert not re.search(r"https?:|@import|url\(", html)
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', html)
+    allowed = dict(part.split(" ", 1) for part in policy.split("; "))
+    style = re.findall(r"<style>(.*?)</style>", html, re.S)[0]
+    for content, kind in ((page.scripts[1][1], "script-src"), (style, "style-src")):
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert allowed.pop(kind) == f"'sha256-{digest}'"
+    nothing = ("default-src", "base-uri", "form-action")
+    assert allowed == {"img-src": "data:"} | dict.fromkeys(nothing, "'none'")
 
 
 @given(st.text(st.characters(codec=None), max_size=60))
@@ -206,6 +135,46 @@ def test_a_game_for_one_is_solved_or_failed(tmp_path: Path) -> None:
     assert [game.episode["outcome"] for game in pick_games(run)] == ["solved", "failed"]
 
 
+def test_whatever_an_evaluation_counts_is_shown(tmp_path: Path) -> None:
+    more = {"pass_at_4": 0.5, "pass_at_4_low": 0.4, "pass_at_4_high": 0.6, "nash_conv": 0.125, "success_rate": 0.9}
+    runs = [make_run(tmp_path / f"{seed}", seed=seed) for seed in (0, 1)]
+    for run, kept in zip(runs, (0.25, 0.75), strict=True):
+        summary = json.loads((run / "summary.json").read_text())
+        summary["after"] |= more | {"rules_kept_rates": [1.0, kept], "task_ids": [1, 2]}
+        summary["after"]["also"] = {"mbpp_eval": evaluation(0.3, seats=False) | {"problems": 90}}
+        (run / "summary.json").write_text(json.dumps(summary))
+    text = page_of(runs[0]).text
+    assert "pass@4not known50.0% [40.0%, 60.0%]" in text
+    assert "nash convnot known0.125" in text
+    assert "mbpp_eval 100 games" in text
+    assert "problemsnot known90" in text
+    assert "task ids" not in text
+    assert text.index("1 a number-25.0%") < text.index("0 at least 5 characters-100.0%")
+    assert "1 a number-50.0%" in page_of(*runs).text  # the mean over the runs
+
+
+def test_the_rules_of_a_run_without_evaluations_are_those_of_its_episodes(tmp_path: Path) -> None:
+    early = [episode("failed", info={"rules_shown": 2, "rules_failed": failed}) for failed in ([0, 1], [1])]
+    late = [episode("failed", info=info) for info in ({"rules_shown": 3, "rules_failed": [2]}, {"rules_shown": "x"})]
+    run = make_run(tmp_path / "run", after=None, games={1: early, 3: late})
+    text = page_of(run).text
+    assert "0 at least 5 characters50.0%100.0%" in text
+    assert "1 a number0.0%100.0%" in text
+    assert text.index("2 an uppercase letter-0.0%") < text.index("0 at least")
+
+
+def test_metrics_of_one_family_share_a_chart_and_unknown_ones_are_folded_away(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=0)
+    row = {"baseline/Kuhn/0": 0.5, "baseline/Kuhn/1": -0.5, "time/collect_s": 1.0, "time/update_s": 2.0, "new/one": 3.0}
+    (run / "metrics.jsonl").write_text(json.dumps({"step": 1} | row) + "\n")
+    text = page_of(run).text
+    shown, _, folded = text.partition("All other metrics")
+    assert "Baseline baseline/Kuhn/0 0.51 -0.5" in shown
+    assert "Seconds of a step time/collect_s 1update_s 2" in shown
+    assert "new/one3" in folded
+    assert "new/one" not in shown
+
+
 def test_three_games_are_chosen_by_rule(tmp_path: Path) -> None:
     last = [episode("invalid"), episode("draw"), episode("win"), episode("loss"), episode("win")]
     run = make_run(tmp_path / "a", games={1: [episode("loss")] * 2, 20: [episode("win")], 100: last})
@@ -244,6 +213,8 @@ def test_several_runs_are_one_mean_with_students_interval(tmp_path: Path) -> Non
     assert ("class", "band good") in page.attributes
     assert [win for win, shown in page.figures if shown in ("80.0%", "85.0%", "90.0%")] == [
         pytest.approx(0.85), 0.80, 0.85, 0.90]  # fmt: skip
+    bands = [value for name, value in page.attributes if name == "class" and str(value).startswith("band")]
+    assert bands
     other = make_run(tmp_path / "other", opponent="minimax")
     assert "differ in more than their seed: env.opponent." in page_of(runs[0], other).text
 
@@ -274,6 +245,7 @@ def test_curves_are_drawn_where_their_values_are() -> None:
     assert (labels["0%"], labels["100%"]) == (pytest.approx(y0, abs=0.1), pytest.approx(y2, abs=0.1))
     assert y2 < y0  # more is higher up
     assert svg.get("aria-label") == "A & B"
+    assert line_chart("", [Line("x", "good", [(1, 0.0), (2, 0.5), (3, 1.0)])], True).count(">2</text>") == 1
 
 
 @pytest.mark.parametrize("values", [[0.0], [1e-300, 2e-300], [-3e98, 3e98], [1e15, 1e15 + 1], [5.0] * 3, [1e-9, 2e-9]])

@@ -1,4 +1,4 @@
-"""The number of processes changes memory and time, never the gradient."""
+"""The number of processes changes memory and time, never the gradient nor what an episode is credited with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from micro import some_rows, updated
-from two_processes import SHARES
+from two_processes import SHARES, critics_credit, role_credit, some_episodes
 
 
 @pytest.mark.usefixtures("float64")
@@ -32,6 +32,13 @@ def test_two_processes_take_the_step_of_one_and_stop_together(tmp_path: Path) ->
                 after = torch.load(tmp_path / f"{share}_{aggregation}_{process}.pt")
                 for name, value in alone.items():
                     torch.testing.assert_close(after[name], value, rtol=1e-9, atol=1e-9)
+    shares = [torch.load(tmp_path / f"credit_{process}.pt") for process in range(2)]
+    for number, whole in enumerate((role_credit(some_episodes(), 0), critics_credit(some_episodes(), Accelerator()))):
+        (first, figures), (second, other_figures) = (share[number] for share in shares)
+        assert first + second == pytest.approx(whole[0], abs=1e-9)
+        assert len(second) < len(first)
+        assert figures == pytest.approx(whole[1], abs=1e-9)
+        assert other_figures == pytest.approx(whole[1], abs=1e-9)
     # One of them got a signal; the other would wait for it for ever in the next step's collective call.
     for process in range(2):
         assert torch.load(tmp_path / f"stop_{process}.pt") == ([False, True], "SIGTERM")

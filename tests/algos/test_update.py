@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+import random
 from typing import Any
 
 import pytest
@@ -57,7 +59,7 @@ def test_gradient_is_the_same_for_micro_batches_of_1_3_and_all(
     for size in (1, 3, 7):
         settings = {"grpo__aggregation": aggregation, "optim__micro_batch": size}
         after, metrics = updated(copy.deepcopy(rows), accelerator, **settings)
-        assert metrics["losses/policy"] == pytest.approx(loss.item(), abs=1e-9)
+        assert metrics["losses/total"] == pytest.approx(loss.item(), abs=1e-9)
         for ours, theirs in zip(after.values(), expected, strict=True):
             torch.testing.assert_close(ours, theirs, **EXACT)
 
@@ -123,11 +125,69 @@ def test_equal_rows_merged_give_the_gradient_of_the_rows_apart(
     assert len(merge_equal(rows)) == 5 + 3
     settings = {"grpo__aggregation": aggregation, "grpo__kl_coef": 0.1}
     merged, metrics = updated(copy.deepcopy(rows), accelerator, **settings)
-    monkeypatch.setattr("algos.grpo.merge_equal", list)
+    monkeypatch.setattr("algos.run.optimise.merge_equal", list)
     apart, metrics_apart = updated(copy.deepcopy(rows), accelerator, **settings)
     for ours, theirs in zip(merged.values(), apart.values(), strict=True):
         torch.testing.assert_close(ours, theirs, **EXACT)
     assert metrics == pytest.approx(metrics_apart)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_ratio_by_turn_is_gspos_one_ratio_a_reply(accelerator: Accelerator) -> None:
+    rows, model = some_rows(7), micro_model()
+    for number, row in enumerate(rows):  # near enough to the policy that some ratios are clipped and some not
+        near = plain_logprobs(model, row, 1.0).detach() + 0.15 * (number - 3)
+        row.old_logprobs = row.spread(near.tolist())
+    total, tokens = torch.zeros(()), sum(row.action_tokens for row in rows)
+    for row in rows:
+        now = iter(plain_logprobs(model, row, 1.0))
+        turns: list[list[tuple[torch.Tensor, float, float]]] = []
+        for i, taken in enumerate(row.action_mask):
+            if taken:
+                if i == 0 or not row.action_mask[i - 1]:
+                    turns.append([])
+                turns[-1].append((next(now), row.old_logprobs[i], row.advantages[i]))
+        for turn in turns:
+            ratio = torch.stack([p - old for p, old, _ in turn]).mean().exp()
+            credit = turn[0][2]
+            total = total - torch.minimum(ratio * credit, ratio.clamp(0.8, 1.28) * credit) * len(turn) / tokens
+    slopes = torch.autograd.grad(total, list(model.parameters()))
+    for size in (1, 7):
+        after, metrics = updated(copy.deepcopy(rows), accelerator, grpo__ratio="turn", optim__micro_batch=size)
+        assert metrics["losses/total"] == pytest.approx(total.item(), abs=1e-9)
+        assert 0 < metrics["losses/clipfrac"] < 1
+        for ours, start, slope in zip(after.values(), model.parameters(), slopes, strict=True):
+            torch.testing.assert_close(ours, start - slope, **EXACT)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("cap", [100.0, 1.1])
+def test_an_engine_whose_probabilities_are_off_is_corrected_by_exactly_as_much(
+    cap: float, accelerator: Accelerator
+) -> None:
+    model, drawn = micro_model(), random.Random(0)
+    rows = [copy.deepcopy(row) for row in some_rows(5) for _ in range(2)]  # equal tokens, sampled at unequal odds
+    off, true = list[list[float]](), list[torch.Tensor]()
+    for row in rows:
+        true.append(plain_logprobs(model, row, 1.0))
+        off.append([drawn.gauss(0.0, 0.2) for _ in range(row.action_tokens)])
+        row.old_logprobs = row.spread([p + d for p, d in zip(true[-1].tolist(), off[-1], strict=True)])
+    weights = [[min(math.exp(-d), cap) for d in each] for each in off]
+    total, tokens = torch.zeros(()), sum(map(len, off))
+    for row, now, each in zip(rows, true, weights, strict=True):
+        credits = [a for a, taken in zip(row.advantages, row.action_mask) if taken]
+        for p, weight, credit in zip(now, each, credits, strict=True):
+            total = total - weight * credit * (p - p.detach()).exp() / tokens
+    slopes = torch.autograd.grad(total, list(model.parameters()))
+    after, metrics = updated(copy.deepcopy(rows), accelerator, grpo__importance_cap=cap, optim__micro_batch=3)
+    for ours, start, slope in zip(after.values(), model.parameters(), slopes, strict=True):
+        torch.testing.assert_close(ours, start - slope, **EXACT)
+    flat = [weight for each in weights for weight in each]
+    assert metrics["policy/importance"] == pytest.approx(sum(flat) / tokens)
+    assert metrics["policy/engine_difference"] == pytest.approx(sum(abs(d) for each in off for d in each) / tokens)
+    share = sum(flat) ** 2 / (tokens * sum(weight**2 for weight in flat))
+    assert metrics["policy/effective_sample_size"] == pytest.approx(share)
+    assert metrics["policy/ratio"] == pytest.approx(1.0)  # it is the update's own, not the engine's
 
 
 def test_rows_sampled_at_other_probabilities_are_not_merged() -> None:

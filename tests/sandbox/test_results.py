@@ -7,15 +7,18 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import llm_gym.sandbox
-from llm_gym.sandbox import Limits, Pool, Program, SandboxUnavailable, probe, run
+from llm_gym.sandbox import Limits, Pool, Program, SandboxUnavailable, probe, run, shared_pool
+from llm_gym.sandbox import pool as pool_module
 from tests.sandbox.conftest import MOST, interpreter_for_everyone, pool_or_skip, processes_of
 
 STATUSES = [
@@ -54,6 +57,23 @@ def test_traceback_reads_like_pythons(pool: Pool) -> None:
     assert "    return 1 / x\n" in result.stderr
     assert result.stderr.endswith("ZeroDivisionError: division by zero\n")
     assert "llm_gym" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "os.chmod('/tmp', 0o500)",
+        "os.utime('/tmp', (5, 5))",
+        "os.listdir('/tmp')",
+        "os.mkdir('/tmp/a')",
+        "open('b', 'w')",
+    ],
+)
+def test_tmp_looks_untouched_whatever_was_done_to_it(pool: Pool, change: str) -> None:
+    look = "import os; s = os.stat('/tmp'); print(s.st_mode, s.st_nlink, s.st_size, s.st_atime_ns, s.st_mtime_ns)"
+    before = pool.run(look).stdout
+    assert pool.run(f"import os; {change}").ok
+    assert pool.run(f"{look}\nprint(os.listdir('/tmp'))").stdout == before + "[]\n"
 
 
 def test_stdin_is_read(pool: Pool) -> None:
@@ -156,26 +176,58 @@ def _runs_server(pid: int, pool: Pool) -> bool:
     return f'"limits": {list(pool.limits.sizes)}'.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
-def test_a_forked_process_gets_servers_of_its_own(pool: Pool) -> None:
-    assert pool.run("print('parent')").ok
-    before = processes_of(pool)
+def in_a_fork(work: Callable[[], bool]) -> bytes:
+    """What `work` returns in a process forked from this one: b"True" or b"False"; b"" if it does not end in time."""
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            same = processes_of(pool) == before
-            ran = pool.run("print('child')").stdout == "child\n"
-            own = processes_of(pool) != before
-            pool.close()
-            os.write(write_end, b"yes" if same and ran and own else b"no")
+            signal.alarm(60)
+            os.write(write_end, str(work()).encode())
         finally:
             os._exit(0)
     os.close(write_end)
     with open(read_end, "rb") as answer:
-        assert answer.read() == b"yes"
+        text = answer.read()
     os.waitpid(child, 0)
+    return text
+
+
+def test_a_forked_process_gets_servers_of_its_own(pool: Pool) -> None:
+    assert pool.run("print('parent')").ok
+    before = processes_of(pool)
+
+    def use_it() -> bool:
+        ran = pool.run("print('child')").stdout == "child\n"
+        own = processes_of(pool)
+        pool.close()
+        return ran and len(own) == 1 and own[0] not in before
+
+    assert in_a_fork(use_it) == b"True"
     assert pool.run("print('parent')").stdout == "parent\n"
     assert processes_of(pool) == before
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_process_forked_while_a_thread_holds_the_locks_can_run_programs(shared: bool) -> None:
+    pool = shared_pool("best_effort")
+    locks = [pool_module._shared_lock, pool._lock]
+    held, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with locks[0], locks[1], pool._free:
+            held.set()
+            over.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    try:
+        result = in_a_fork(lambda: (run("pass", isolation="best_effort") if shared else pool.run("pass")).ok)
+    finally:
+        over.set()
+        holder.join()
+    assert result == b"True"
 
 
 BOOT = """
@@ -310,6 +362,19 @@ def test_an_interpreter_that_does_not_start_is_one_clear_line() -> None:
         pytest.raises(SandboxUnavailable, match="nonexistent/python did not"),
     ):
         pool.run("pass")
+
+
+def test_installed_packages_may_lie_in_tmp_but_not_preloaded_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        packages = Path(folder) / "site-packages"
+        packages.mkdir()
+        (packages / "lies_in_tmp.py").touch()
+        monkeypatch.syspath_prepend(packages)
+        with pool_or_skip("full", MOST) as pool:
+            assert pool.run("import os; print(os.listdir('/tmp'))").stdout == "[]\n"
+        refusal = f"Python needs {packages}/lies_in_tmp.py, which a program's own /tmp would hide"
+        with Pool(preload=("lies_in_tmp",)) as pool, pytest.raises(SandboxUnavailable, match=refusal):
+            pool.run("pass")
 
 
 def test_module_that_cannot_be_preloaded_is_one_clear_line() -> None:

@@ -12,7 +12,7 @@ from llm_gym.game import IllegalAction, TextGame
 from llm_gym.games.code_execution.players import reference, sampler
 from llm_gym.games.code_execution.tasks import LEVELS, Task, draw_task
 from llm_gym.games.programs import MOST_SHOWN, Judge, shown
-from llm_gym.sandbox.results import Isolation
+from llm_gym.sandbox import Isolation
 
 NO_CODE = "no_code"
 FAILED = {"syntax_error": -0.5}
@@ -40,7 +40,7 @@ class CodeExecution(TextGame):
     what the task asks for, line by line, trailing blanks aside.
 
     ``info`` has ``status`` (one of :class:`llm_gym.sandbox.Result`, ``no_code``, or None before the program),
-    ``stdout`` and ``stderr``, the first 2,000 characters of each.
+    ``stdout`` and ``stderr``, the first 2,000 characters of each, and ``runs_with_output``.
 
     ## Start and end
     One turn. The outcome is ``solved`` if the program earned all that can be earned.
@@ -121,7 +121,8 @@ class CodeExecution(TextGame):
         return "solved" if self.returns()[0] == self.reward_range[1] else "failed"
 
     def info(self, player: int) -> dict[str, Any]:
-        return {"status": self.status, "stdout": self.stdout, "stderr": self.stderr}
+        seen = {"status": self.status, "stdout": self.stdout, "stderr": self.stderr}
+        return seen | {"runs_with_output": bool(self.printed)}
 
     def serialize(self) -> bytes:
         settings = self.difficulty, self.check_output, *astuple(self.judge)

@@ -14,7 +14,7 @@ from llm_gym.game import IllegalAction, TextGame
 from llm_gym.games.mbpp.dataset import SPLITS, Task, read_tasks, source_of
 from llm_gym.games.mbpp.players import reference, sampler
 from llm_gym.games.programs import Judge, fenced, pick, shown
-from llm_gym.sandbox.results import Isolation
+from llm_gym.sandbox import Isolation
 
 TIMEOUT_VARIABLE = "MBPP_TIMEOUT_SECONDS"
 TIMEOUT_S = 10.0

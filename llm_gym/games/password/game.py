@@ -48,8 +48,9 @@ class PasswordGame(TextGame):
     the end. ``progress``: 1 for each rule when it is first kept. ``bonus``: 1 when a password first keeps 5 or more
     rules. A rule counts when a password was given while it was shown.
 
-    ``info`` has ``rules_shown``, ``rules_satisfied`` (how many of them the last password keeps) and ``rules_failed``
-    (the numbers of the others); before the first password none is satisfied and none failed.
+    ``info`` has ``rules_shown``, ``rules_satisfied`` (how many of them the last password keeps), ``rules_kept`` (true
+    or false for each rule of the game) and ``rules_failed`` (the numbers of those that were shown and not kept);
+    before the first password none is satisfied and none failed.
 
     ## Start and end
     The episode ends ``solved`` when all ``num_rules`` rules are kept, and ``failed`` after ``max_turns`` passwords.
@@ -162,6 +163,7 @@ class PasswordGame(TextGame):
             "rules_shown": self.shown,
             "rules_satisfied": sum(self.kept),
             "rules_failed": [i for i, kept in enumerate(self.kept) if not kept],
+            "rules_kept": [i < len(self.kept) and self.kept[i] for i in range(self.num_rules)],
         }
 
     def serialize(self) -> bytes:

@@ -13,7 +13,7 @@ from llm_gym.games.prediction.fairness import judge_program
 from llm_gym.games.prediction.names import MODULES, NAMES
 from llm_gym.games.prediction.players import reference, sampler
 from llm_gym.games.programs import Judge, fenced, pick, shown
-from llm_gym.sandbox.results import Isolation
+from llm_gym.sandbox import Isolation
 
 GENERATOR, PREDICTOR = 0, 1
 SUBJECTS = (

@@ -8,7 +8,6 @@ before the fork, and what only a failing program needs waits until it fails.
 from __future__ import annotations
 
 import atexit
-import dis
 import json
 import linecache
 import os
@@ -18,39 +17,50 @@ import sys
 import traceback
 import types
 from collections.abc import Callable
+from os import _exit, close, closerange, dup2, read, write
 from typing import Any, NoReturn
 
 from llm_gym.sandbox.inside import plain, wire
+from llm_gym.sandbox.inside.isolate import MOST_FILES
 
 FILENAME = "<program>"
+# Descriptors of the process while it gets ready.
+STARTED, ANSWERS = 3, 4
 _HERE = __file__
-_RAISE = dis.opmap["RAISE_VARARGS"]
+# After eight calls CPython makes its own copy of a function's instructions, and again eight later fits them.
+_REHEARSALS = 16
+_RAISE = compile("raise", "", "exec").co_code[-2]
 
 
-def live(mode: int, program: int, size: int, started: int, answers: int, close_in: Callable[[], None]) -> NoReturn:
+def live(mode: int, fds: tuple[int, ...], size: int, started: int, close_in: Callable[[], None]) -> NoReturn:
     """Run the program and leave. Called in the freshly forked process, whose standard streams are in place.
 
     Args:
         mode: `wire.RUN` or `wire.TESTS`.
-        program: Descriptor of the program's text, of `size` bytes.
+        fds: The first is the descriptor of the program's text, of `size` bytes; the fifth, for `wire.TESTS`, gets the
+            answers, to be graded.
         size: See there.
         started: Gets one byte after the program compiled and before it runs, and is then closed: nothing later can
             change it.
-        answers: Descriptor that gets the answers, to be graded.
         close_in: Puts this process under what is refused to it beyond the server's own limits.
     """
-    leave = os._exit
     status = wire.NOT_EVEN_TRIED
     try:
-        text = os.read(program, size)
-        os.close(program)
+        text = read(fds[0], size)
+        # Of the server's descriptors only these two stay, and the first only until the program runs.
+        dup2(started, STARTED)
+        if mode == wire.TESTS:
+            dup2(fds[4], ANSWERS)
+            closerange(ANSWERS + 1, MOST_FILES)
+        else:
+            closerange(ANSWERS, MOST_FILES)
         close_in()
         if b"random" in text or b"statistics" in text or b"import_" in text:
             _reseed()
         status = 1
-        status = _run(text, started) if mode == wire.RUN else _answer(json.loads(text), started, answers)
+        status = _run(text) if mode == wire.RUN else _answer(text)
     finally:
-        leave(status)
+        _exit(status)
 
 
 def _reseed() -> None:
@@ -74,13 +84,13 @@ def _compile(source: bytes, filename: str) -> types.CodeType | None:
     return code
 
 
-def _run(source: bytes, started: int) -> int:
+def _run(source: bytes) -> int:
     code = _compile(source, FILENAME)
     if code is None:
         return wire.REFUSED_BY_COMPILER
     namespace = sys.modules["__main__"].__dict__
-    os.write(started, b"r")
-    os.close(started)
+    write(STARTED, b"r")
+    close(STARTED)
     status = _execute(code, namespace, source)
     return _finish(namespace, status)
 
@@ -161,48 +171,67 @@ def _flush() -> bool:
 
 def _flush_one(stream: Any) -> bool:
     try:
-        if stream is not None and not stream.closed:
-            stream.flush()
+        stream.flush()
     except BaseException:
-        return False
+        try:
+            return stream is None or bool(stream.closed)
+        except BaseException:
+            return False
     return True
 
 
-def _answer(job: dict[str, Any], started: int, answers: int) -> int:
+def rehearse(namespace: dict[str, Any]) -> None:
+    """Go through what all programs go through: what the interpreter learns from it, it learns before the fork."""
+    for _ in range(_REHEARSALS):
+        code = _compile(b"total = 0\nfor i in range(3):\n    total += i\nprint(total)\n", FILENAME)
+        assert code is not None
+        _execute(code, dict(namespace), b"")
+        _value_of((lambda: [(1, 0.5), "x"],), plain.encode)
+        _flush()
+    sys.stdout.seek(0)
+
+
+def _answer(job: bytes) -> int:
     """Define the solution, then write down each operand's value, one line a test, before the next test begins."""
-    encode, write, dumps = plain.encode, os.write, json.dumps
-    source = job["solution"].encode("utf-8", "surrogatepass")
+    encode, answer = plain.encode, write
+    parts, begin = [], wire.JOB.size
+    for length in wire.JOB.unpack_from(job):
+        parts.append(job[begin : begin + length])
+        begin += length
+    source = parts[1]
     code = _compile(source, FILENAME)
     if code is None:
         return wire.REFUSED_BY_COMPILER
     module = sys.modules["solution"] = types.ModuleType("solution")
     namespace = module.__dict__
-    imports, setup = (compile(job[name], f"<{name}>", "exec") if job[name] else None for name in ("imports", "setup"))
+    imports = compile(parts[0], "<imports>", "exec") if parts[0] else None
+    setup = compile(parts[2], "<setup>", "exec") if parts[2] else None
     # One compilation for all: each costs more than most operands do.
-    operands = compile(job["operands"], "<tests>", "eval")
-    os.write(started, b"r")
-    os.close(started)
+    operands = compile(parts[3], "<tests>", "eval")
+    write(STARTED, b"r")
+    close(STARTED)
     for part in (imports, code, setup):
         status = _execute(part, namespace, source) if part else 0
         if status:
             _flush()
             return status
     for test in eval(operands, namespace):  # noqa: S307 - its own process
-        write(answers, dumps([_value_of(forms, encode) for forms in test]).encode() + b"\n")
+        answer(ANSWERS, f"[{', '.join([_value_of(forms, encode) for forms in test])}]\n".encode())
     _flush()
     return 0
 
 
-def _value_of(forms: tuple[Callable[[], Any], ...], encode: Callable[[Any], str]) -> tuple[str, int, str]:
-    """The first form whose value is plain data: ("value", which, text), else ("error" or "opaque", which, why)."""
+def _value_of(forms: tuple[Callable[[], Any], ...], encode: Callable[[Any], str]) -> str:
+    """JSON: ["value", which, value] of the first form whose value is plain data, or ["error"/"opaque", which, why]."""
     why = ""
     for which, form in enumerate(forms):
         try:
             value = form()
         except BaseException as error:
-            return ("error", which, "".join(traceback.format_exception_only(type(error), error)).strip()[:500])
+            text = "".join(traceback.format_exception_only(type(error), error)).strip()
+            return json.dumps(["error", which, text[:500]])
         try:
-            return ("value", which, encode(value))
+            return f'["value", {which}, {encode(value)}]'
         except BaseException as error:
             why = why or str(error)[:200]
-    return ("opaque", 0, why)
+    return json.dumps(["opaque", 0, why])

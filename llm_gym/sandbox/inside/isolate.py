@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import _socket
 import glob
 import os
 import resource
 import signal
-import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +19,7 @@ TEMPORARY = "/tmp"  # noqa: S108 - a tmpfs of the sandbox's own
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 _INODES = 4096
+MOST_FILES = 64
 
 
 class LayerMissing(Exception):
@@ -89,7 +90,8 @@ def leave_namespaces() -> None:
 
 def visible_paths() -> list[str]:
     """The standard library and the shared libraries it may load: all of this machine's files that a program sees."""
-    roots = [*sys.path, os.path.join(sys.base_prefix, "lib"), *_LIBRARIES]
+    own = [entry for entry in sys.path if not entry.endswith("-packages")]
+    roots = [*own, os.path.join(sys.base_prefix, "lib"), *_LIBRARIES]
     existing = {
         form
         for path in roots
@@ -130,8 +132,14 @@ def preloaded_packages() -> list[str]:
 
 def _build_root(temporary_bytes: int) -> None:
     """A read-only root with the standard library, nothing of /proc, /etc or home, and a small private /tmp."""
-    kernel.mount(None, "/", kernel.MS_REC | kernel.MS_PRIVATE)
     visible, packages = visible_paths(), preloaded_packages()
+    for path in [*visible, *packages]:
+        if path.startswith(f"{TEMPORARY}/"):
+            raise LayerMissing(
+                NAMESPACES,
+                f"Python needs {path}, which a program's own {TEMPORARY} would hide: use one that lies elsewhere",
+            )
+    kernel.mount(None, "/", kernel.MS_REC | kernel.MS_PRIVATE)
     hidden = hidden_paths(visible)
     links = {path: os.readlink(path) for path in _LIBRARIES if os.path.islink(path)}
     copies = {path: kernel.detached_copy(path) for path in [*visible, *packages, *_DEVICES] if os.path.exists(path)}
@@ -192,7 +200,7 @@ def _limit_resources() -> None:
     """What no program needs more of; limits that differ between programs are set in their own processes."""
     fixed = {
         resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_NOFILE: 64,
+        resource.RLIMIT_NOFILE: MOST_FILES,
         resource.RLIMIT_MEMLOCK: 0,
         resource.RLIMIT_STACK: 8 << 20,
         getattr(resource, "RLIMIT_MSGQUEUE", None): 0,
@@ -210,7 +218,7 @@ def close_in(layers: list[str], temporary_bytes: int) -> None:
     if NAMESPACES in layers:
         with _layer(NAMESPACES):
             proc_self = os.open("/proc/self", os.O_DIRECTORY)
-            socket.sethostname("sandbox")
+            _socket.sethostname("sandbox")
             root = may_become_nobody()
             _build_root(temporary_bytes)
             if root:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 import struct
 from collections.abc import Callable, Iterable
 
@@ -45,9 +44,9 @@ def _syscall(number: int, what: str, *arguments: object) -> int:
 
 
 def _number(numbers: MachineNumbers) -> int | None:
-    column = {"x86_64": 0, "AMD64": 0, "aarch64": 1, "arm64": 1}.get(platform.machine())
+    column = {"x86_64": 0, "AMD64": 0, "aarch64": 1, "arm64": 1}.get(os.uname().machine)
     if column is None:
-        raise OSError(errno.ENOSYS, f"no system call table for {platform.machine()}")
+        raise OSError(errno.ENOSYS, f"no system call table for {os.uname().machine}")
     return numbers[column]
 
 
@@ -161,6 +160,7 @@ _NUMBER, _ARCHITECTURE = 0, 4
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _X32 = 0x40000000
 _CLONE_THREAD = 0x10000
+_FILTER_MODE = 2
 _NEW_NAMESPACES = NEWNS | NEWUTS | NEWIPC | NEWUSER | NEWPID | NEWNET | 0x2000000
 _AF_UNIX = 1
 # TCGETS (isatty), FIONREAD, FIONBIO, FIONCLEX, FIOCLEX: what Python's own files ask for
@@ -198,7 +198,7 @@ def _only(index: int, values: Iterable[int], otherwise: int = errno.EPERM) -> li
 
 def allow_list() -> list[Instruction]:
     """The filter of the whole sandbox: the calls of `syscalls.py` and nothing else."""
-    machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
+    machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(os.uname().machine, os.uname().machine)
     filter_ = [
         _instruction(_LOAD, _ARCHITECTURE),
         _instruction(_EQUAL, _ARCHITECTURES[machine], 1),
@@ -258,11 +258,11 @@ def prepared_seccomp(instructions: list[Instruction]) -> Callable[[], None]:
     filter_ = b"".join(struct.pack("<HBBI", *instruction) for instruction in instructions)
     code = ctypes.create_string_buffer(filter_, len(filter_))
     program = ctypes.create_string_buffer(struct.pack("<HxxxxxxQ", len(instructions), ctypes.addressof(code)))
-    call = _libc.prctl
-    arguments = (PR_SET_SECCOMP, ctypes.c_ulong(2), program, ctypes.c_ulong(0), ctypes.c_ulong(0))
+    # Plain integers, and without errno: every object that the call needs is a page of the program's to be copied.
+    call = ctypes.PyDLL(None).prctl
 
     def install(_keep: object = code) -> None:
-        if call(*arguments):
+        if call(PR_SET_SECCOMP, _FILTER_MODE, program):
             raise OSError("seccomp: the kernel refused the filter")
 
     return install

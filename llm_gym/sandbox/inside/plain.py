@@ -65,21 +65,30 @@ def decode(text: str, most_hashed: int | None = None) -> Any:
     Raises:
         NotPlain: The text is nothing that `encode` writes, or holds a larger set or dict.
     """
+    return rebuild(parse(text), most_hashed)
+
+
+def parse(text: str) -> Any:
+    """The JSON of a line that holds what `encode` writes, among lists and strings; NotPlain if it is none."""
     try:
-        return _value(json.loads(text, parse_int=_small_int, parse_float=_refuse, parse_constant=_refuse), most_hashed)
-    except NotPlain:
-        raise
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-        MemoryError,
-    ) as error:
-        raise NotPlain(f"not plain data: {type(error).__name__}") from None
+        return _DECODER.decode(text)
+    except _NOT_JSON as error:
+        raise _not_plain(error) from None
+
+
+def rebuild(node: Any, most_hashed: int | None = None) -> Any:
+    """The value that a part of what `parse` returned stands for; see `decode`."""
+    try:
+        return _value(node, most_hashed)
+    except _NOT_JSON as error:
+        raise _not_plain(error) from None
+
+
+_NOT_JSON = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError, MemoryError)
+
+
+def _not_plain(error: BaseException) -> NotPlain:
+    return error if isinstance(error, NotPlain) else NotPlain(f"not plain data: {type(error).__name__}")
 
 
 def _small_int(digits: str) -> int:
@@ -90,6 +99,9 @@ def _small_int(digits: str) -> int:
 
 def _refuse(text: str) -> Any:
     raise NotPlain(f"an unmarked {text[:20]}")
+
+
+_DECODER = json.JSONDecoder(parse_int=_small_int, parse_float=_refuse, parse_constant=_refuse)
 
 
 def _value(node: Any, most_hashed: int | None) -> Any:

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import gc
 import json
 import os
 import resource
-import select
 import signal
-import socket
 import stat
+import struct
 import sys
 import time
 from collections.abc import Callable
+from os import WNOHANG, closerange, dup2, fork, read, wait4, waitpid
+from select import POLLIN, poll
+from time import monotonic
 from typing import Any, NoReturn
 
 from llm_gym.sandbox.inside import child, isolate, kernel, wire
+from llm_gym.sandbox.inside.memory import leave_no_gaps
 
 # How far apart two looks at a program's processor time are, at most, where it has a limit.
 _CPU_LOOK_S = 0.05
 # Room to report a MemoryError in, on top of the limit that caused it.
 _RESERVE = 16 << 20
+_CONTROL = 3
+pidfd_open: Callable[[int], int] | None = getattr(os, "pidfd_open", None)
+_ROOM_FOR_FDS = _socket.CMSG_SPACE(4 * wire.MAX_FDS)
+_FDS = {4 * count: struct.Struct(f"{count}i") for count in (4, 5)}
+_RSS_UNIT = 1024 if sys.platform == "linux" else 1
+# As much as a pipe holds.
+_PIPE = 1 << 16
 
 Ended = tuple[int, resource.struct_rusage]
 
@@ -34,7 +45,11 @@ def main(settings_text: str) -> NoReturn:
             `temporary_bytes`, `limits` (most that any program may have: memory, output, processes, threads).
     """
     settings = json.loads(settings_text)
-    control = socket.socket(fileno=settings["control"])
+    # The lowest number, below those that programs' files get.
+    os.dup2(settings["control"], _CONTROL, inheritable=False)
+    if settings["control"] != _CONTROL:
+        os.close(settings["control"])
+    control = _socket.socket(fileno=_CONTROL)
     try:
         _raise_oom_score()
         parent = os.pidfd_open(settings["parent"]) if hasattr(os, "pidfd_open") else -1
@@ -53,7 +68,7 @@ def main(settings_text: str) -> NoReturn:
     os._exit(1)
 
 
-def _say(control: socket.socket, message: dict[str, Any]) -> None:
+def _say(control: _socket.socket, message: dict[str, Any]) -> None:
     control.sendall(json.dumps(message).encode() + b"\n")
 
 
@@ -66,7 +81,7 @@ def _raise_oom_score() -> None:
         pass
 
 
-def _watch_from_outside(control: socket.socket, parent: int) -> None:
+def _watch_from_outside(control: _socket.socket, parent: int) -> None:
     """Fork pid 1 of the new namespace and return in it; this process stays outside, and ends it with the pool."""
     pid = os.fork()
     if pid == 0:
@@ -74,9 +89,9 @@ def _watch_from_outside(control: socket.socket, parent: int) -> None:
         return
     control.close()
     server = os.pidfd_open(pid)
-    watched = select.poll()
-    watched.register(server, select.POLLIN)
-    watched.register(parent, select.POLLIN)
+    watched = poll()
+    watched.register(server, POLLIN)
+    watched.register(parent, POLLIN)
     watched.poll()
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
@@ -86,23 +101,28 @@ def _watch_from_outside(control: socket.socket, parent: int) -> None:
 class Server:
     """One warm interpreter and the loop that runs programs in forks of it, one at a time."""
 
-    def __init__(self, control: socket.socket, parent: int, settings: dict[str, Any]) -> None:
+    def __init__(self, control: _socket.socket, parent: int, settings: dict[str, Any]) -> None:
         layers = settings["layers"]
         self._control = control
         self._parent = parent
         self._limits = tuple(settings["limits"])
         self._contained = isolate.NAMESPACES in layers
         self._filtered = isolate.SECCOMP in layers
+        # A program's process writes a byte into it when it has compiled, and closes its end before the program runs.
+        self._started, self._start = os.pipe()
+        os.set_blocking(self._started, False)
+        self._first_free = 1 + max(_CONTROL, parent, self._started, self._start)
         standard_path = list(sys.path)
         _preload(settings["preload"], settings["search"])
         _fresh_streams()
-        self._baseline = _address_space()
+        # There is no /proc later on.
+        size = os.open("/proc/self/statm", os.O_RDONLY) if os.path.exists("/proc/self/statm") else None
         # This process, and the watcher unless root left it outside the user namespace.
         self._own_processes = 1 if isolate.may_become_nobody() else 2
         isolate.close_in(layers, settings["temporary_bytes"])
         if self._contained:
             _wipe(isolate.TEMPORARY)
-        self._limit(*self._limits)
+            self._wiped = _traces(isolate.TEMPORARY)
         self._install = {}
         if self._filtered and self._contained:
             self._install = {
@@ -113,14 +133,19 @@ class Server:
         os.environ.clear()
         for name in [name for name in sys.modules if name.partition(".")[0] == "llm_gym"]:
             del sys.modules[name]
-        main = sys.modules["__main__"].__dict__
-        main.clear()
-        main.update({"__name__": "__main__", "__doc__": None, "__builtins__": sys.modules["builtins"]})
         # Ctrl-C is the pool's business; and pid 1 gets no signal from its programs that it has no handler for.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        main = sys.modules["__main__"].__dict__
+        main.clear()
+        child.rehearse({"__builtins__": sys.modules["builtins"]})
+        main.update({"__name__": "__main__", "__doc__": None, "__builtins__": sys.modules["builtins"]})
         gc.collect()
         gc.freeze()
+        leave_no_gaps()
+        self._baseline = int(os.read(size, 100).split()[0]) * resource.getpagesize() if size is not None else 0
+        os.closerange(self._first_free, isolate.MOST_FILES)
+        self._limit(*self._limits)
 
     def _limit(self, memory: int, output: int, processes: int, threads: int) -> None:
         """Resource limits of this process and those it forks; programs may tighten them."""
@@ -138,51 +163,43 @@ class Server:
 
     def serve(self) -> None:
         """Run programs until the pool closes its end."""
-        ended = select.poll()
+        control, request, reply = self._control, wire.REQUEST, wire.REPLY
+        ended = poll()
         if self._parent >= 0:
-            ended.register(self._parent, select.POLLIN)
-            ended.register(self._control, select.POLLIN)
+            ended.register(self._parent, POLLIN)
+            ended.register(control, POLLIN)
         while True:
             # A process forked from the pool's may hold the other end open; the pool's own process is asked too.
             if self._parent >= 0 and any(fd == self._parent for fd, _ in ended.poll()):
                 return
-            message, fds, _, _ = socket.recv_fds(self._control, wire.REQUEST.size, wire.MAX_FDS)
-            if len(message) < wire.REQUEST.size:
+            message, ancillary, _, _ = control.recvmsg(request.size, _ROOM_FOR_FDS)
+            if len(message) < request.size:
                 return
-            reply = self._run(wire.REQUEST.unpack(message), fds)
-            self._control.sendall(wire.REPLY.pack(*reply))
+            packed = ancillary[0][2]
+            fds = _FDS[len(packed)].unpack(packed)
+            control.send(reply.pack(*self._run(request.unpack(message), fds)))
 
-    def _run(self, request: tuple[Any, ...], fds: list[int]) -> tuple[Any, ...]:
+    def _run(self, request: tuple[Any, ...], fds: tuple[int, ...]) -> tuple[Any, ...]:
         wall_limit, cpu_limit, mode, size, *limits = request
-        program, *streams = fds
-        for number, fd in enumerate(streams[:3]):
-            os.dup2(fd, number)
-            os.close(fd)
-        answers = streams[3] if len(streams) > 3 else -1
-        started_read, started_write = os.pipe()
-        control = self._control.fileno()
+        dup2(fds[1], 0)
+        dup2(fds[2], 1)
+        dup2(fds[3], 2)
         close_in = self._closing_in(tuple(limits))
-        began = time.monotonic()
-        pid = os.fork()
+        began = monotonic()
+        pid = fork()
         if pid == 0:
-            os.close(control)
-            os.close(started_read)
-            if self._parent >= 0:
-                os.close(self._parent)
-            child.live(mode, program, size, started_write, answers, close_in)
-        os.close(started_write)
-        os.close(program)
-        if answers >= 0:
-            os.close(answers)
+            child.live(mode, fds, size, self._start, close_in)
         cut, gone = _wait(pid, began, wall_limit, cpu_limit)
-        wall = time.monotonic() - began
-        status, usage = self._end(pid, gone)
-        started = len(os.read(started_read, 1))
-        os.close(started_read)
-        if self._contained:
+        wall = monotonic() - began
+        status, usage = self._end(pid, cut, gone)
+        try:
+            started = bool(read(self._started, _PIPE))
+        except BlockingIOError:
+            started = False
+        closerange(self._first_free, isolate.MOST_FILES)
+        if self._contained and _traces(isolate.TEMPORARY) != self._wiped:
             _wipe(isolate.TEMPORARY)
-        peak = usage.ru_maxrss * (1024 if sys.platform == "linux" else 1)
-        return started, status, cut, wall, usage.ru_utime + usage.ru_stime, peak
+        return started, status, cut, wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * _RSS_UNIT
 
     def _closing_in(self, limits: tuple[int, ...]) -> Callable[[], None]:
         """What a program's process does to itself before the program runs."""
@@ -204,27 +221,32 @@ class Server:
         else:
             os.setsid()
 
-    def _end(self, pid: int, gone: Ended | None) -> Ended:
+    def _end(self, pid: int, cut: int, gone: Ended | None) -> Ended:
         """Kill what is left of the program, its descendants included, and wait until all of it is gone."""
-        if self._contained:
-            # Everything in this pid namespace but its pid 1, which is this process: in no other place
-            # may this line run.
-            assert os.getpid() == 1
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(-1, signal.SIGKILL)
-        elif gone is None:
+        if cut:
             os.kill(pid, signal.SIGKILL)
         if not self._contained and not self._filtered:
             # The best there is without namespaces or a filter that forbids forking: a program can leave its session.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
-        status, usage = gone or os.wait4(pid, 0)[1:]
-        while self._contained:
+        status, usage = gone or wait4(pid, 0)[1:]
+        if self._contained:
+            # Whatever it left behind is a child of this process by now; most programs leave nothing.
             try:
-                os.waitpid(-1, 0)
+                waitpid(-1, WNOHANG)
+                self._sweep()
             except ChildProcessError:
-                break
+                pass
         return status, usage
+
+    def _sweep(self) -> NoReturn:
+        """Kill and reap everything in this pid namespace; ChildProcessError when nothing is left."""
+        # All but pid 1, which is this process: in no other place may this line run.
+        assert os.getpid() == 1
+        while True:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(-1, signal.SIGKILL)
+            waitpid(-1, 0)
 
 
 def _register_nothing(**hooks: Callable[[], None]) -> None:
@@ -255,44 +277,41 @@ def _fresh_streams() -> None:
     sys.stderr = sys.__stderr__ = errors  # type: ignore[misc]
 
 
-def _address_space() -> int:
-    try:
-        with open("/proc/self/statm") as statm:
-            return int(statm.read().split()[0]) * resource.getpagesize()
-    except OSError:
-        return 0
-
-
 def _wait(pid: int, began: float, wall_limit: float, cpu_limit: float) -> tuple[int, Ended | None]:
     """Wait for the process to end or to reach a limit; says which, and how it ended where the kernel has said so."""
+    if pidfd_open is None:
+        return _wait_by_looking(pid, began + wall_limit)
+    # Closed with all other descriptors of the program.
+    ended = poll()
+    ended.register(pidfd_open(pid), POLLIN)
     clock = (~pid << 3) | 2  # clock_getcpuclockid(3): the processor time of all threads of `pid`
     deadline = began + wall_limit
-    poll = None
-    if hasattr(os, "pidfd_open"):
-        pidfd = os.pidfd_open(pid)
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-    try:
-        while True:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return wire.CUT_BY_WALL, None
-            if cpu_limit and poll:
-                cpu_left = cpu_limit - time.clock_gettime(clock)
-                if cpu_left <= 0:
-                    return wire.CUT_BY_CPU, None
-                left = min(left, max(cpu_left, 0.001), _CPU_LOOK_S)
-            if poll:
-                if poll.poll(left * 1000):
-                    return wire.FINISHED, None
-                continue
-            time.sleep(min(left, 0.001))
-            ended, status, usage = os.wait4(pid, os.WNOHANG)
-            if ended:
-                return wire.FINISHED, (status, usage)
-    finally:
-        if poll:
-            os.close(pidfd)
+    while True:
+        left = deadline - monotonic()
+        if left <= 0:
+            return wire.CUT_BY_WALL, None
+        if cpu_limit:
+            cpu_left = cpu_limit - time.clock_gettime(clock)
+            if cpu_left <= 0:
+                return wire.CUT_BY_CPU, None
+            left = min(left, max(cpu_left, 0.001), _CPU_LOOK_S)
+        if ended.poll(left * 1000):
+            return wire.FINISHED, None
+
+
+def _wait_by_looking(pid: int, deadline: float) -> tuple[int, Ended | None]:
+    while (left := deadline - monotonic()) > 0:
+        time.sleep(min(left, 0.001))
+        ended, status, usage = wait4(pid, WNOHANG)
+        if ended:
+            return wire.FINISHED, (status, usage)
+    return wire.CUT_BY_WALL, None
+
+
+def _traces(folder: str) -> tuple[int, ...]:
+    """All that a program could have changed about the folder: a tmpfs counts a folder's entries in its size."""
+    seen = os.stat(folder)
+    return seen.st_mode, seen.st_nlink, seen.st_size, seen.st_atime_ns, seen.st_mtime_ns
 
 
 def _wipe(folder: str) -> None:

@@ -11,6 +11,8 @@ REQUEST = struct.Struct("<ddBqqqqq")
 REPLY = struct.Struct("<BiBddq")
 
 RUN, TESTS = 0, 1
+# A program's text for TESTS begins with the sizes of what follows: imports, solution, setup, operands.
+JOB = struct.Struct("<qqqq")
 FINISHED, CUT_BY_WALL, CUT_BY_CPU = 0, 1, 2
 
 # Descriptors of one program, in the order they are sent: program, stdin, stdout, stderr, and for TESTS the answers.

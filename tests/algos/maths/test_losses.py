@@ -4,9 +4,23 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
-from algos.maths.losses import Aggregation, clipped_policy_loss, kl_estimate, kl_loss, token_weights
+from algos.maths.losses import (
+    AdaptiveKL,
+    Aggregation,
+    clipped_surrogate,
+    clipped_value_loss,
+    effective_sample_size,
+    importance_weights,
+    kl_estimate,
+    kl_loss,
+    policy_gradient_loss,
+    sequence_log_ratio,
+    token_weights,
+)
 
 LOW, HIGH = 0.2, 0.28
 
@@ -15,7 +29,7 @@ def loss_at(ratio: float, advantage: float) -> tuple[float, float]:
     """The clipped loss of one token and its derivative by the log-probability."""
     old = torch.tensor([-2.0], dtype=torch.float64)
     logprobs = (old + math.log(ratio)).requires_grad_()
-    loss = clipped_policy_loss(logprobs, old, torch.tensor([advantage], dtype=torch.float64), LOW, HIGH)
+    loss = clipped_surrogate(logprobs - old, torch.tensor([advantage], dtype=torch.float64), LOW, HIGH)
     loss.sum().backward()
     assert logprobs.grad is not None
     return loss.item(), logprobs.grad.item()
@@ -43,20 +57,28 @@ def finite_difference(f: torch.nn.Module, at: Tensor, h: float = 1e-6) -> Tensor
     return torch.stack([(f(at + step) - f(at - step)) / (2 * h) for step in steps])
 
 
-@pytest.mark.parametrize("loss", ["policy", "kl"])
+LOSSES = {
+    "policy": lambda x, other, target: clipped_surrogate(x - other, target, LOW, HIGH),
+    "reinforce": lambda x, other, target: policy_gradient_loss(x, target),
+    "kl": lambda x, other, target: kl_loss(x, other),
+    "value": lambda x, other, target: clipped_value_loss(x, other, target, 0.3),
+    "plain value": lambda x, other, target: clipped_value_loss(x, other, target, None),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 def test_gradients_agree_with_finite_differences(loss: str) -> None:
     generator = torch.Generator().manual_seed(0)
-    logprobs, other, advantages = torch.randn(3, 200, dtype=torch.float64, generator=generator) * 0.5
+    x, other, target = torch.randn(3, 200, dtype=torch.float64, generator=generator) * 0.5
 
     def f(x: Tensor) -> Tensor:
-        per_token = clipped_policy_loss(x, other, advantages, LOW, HIGH) if loss == "policy" else kl_loss(x, other)
-        return per_token.sum()
+        return LOSSES[loss](x, other, target).sum()
 
-    at = logprobs.clone().requires_grad_()
+    at = x.clone().requires_grad_()
     f(at).backward()
     assert at.grad is not None
-    torch.testing.assert_close(at.grad, finite_difference(f, logprobs), rtol=1e-6, atol=1e-7)  # type: ignore[arg-type]
-    if loss == "policy":
+    torch.testing.assert_close(at.grad, finite_difference(f, x), rtol=1e-6, atol=1e-7)  # type: ignore[arg-type]
+    if loss in ("policy", "value"):
         assert 20 < int((at.grad == 0).sum()) < 180, "both clipped and open tokens must have been tried"
 
 
@@ -112,3 +134,145 @@ def test_weights_of_all_tokens_add_up_to_one(aggregation: Aggregation) -> None:
         assert per_row == pytest.approx([0.25] * 4, rel=1e-6)
     else:
         assert per_row == pytest.approx([n / 14 for n in (1, 3, 8, 2)], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("value", "old", "target", "loss", "derivative"),
+    [
+        (1.0, 1.0, 3.0, 2.0, -2.0),  # nothing has moved: half the squared error
+        (1.1, 1.0, 3.0, 1.805, -1.9),  # inside
+        (2.0, 1.0, 3.0, 0.5 * 1.8**2, 0.0),  # moved far towards the target: held at 1 + clip
+        (0.0, 1.0, 3.0, 4.5, -3.0),  # moved far away from it: the way back is open
+        (4.5, 1.0, 3.0, 0.5 * 1.8**2, 0.0),  # past the target, yet the held estimate is worse
+        (9.0, 1.0, 3.0, 18.0, 6.0),  # so far past that the estimate itself is worse
+    ],
+)
+def test_clipped_value_loss_in_every_region(
+    value: float, old: float, target: float, loss: float, derivative: float
+) -> None:
+    v, was, goal = torch.tensor([[value], [old], [target]], dtype=torch.float64)
+    v.requires_grad_()
+    clipped = clipped_value_loss(v, was, goal, 0.2)
+    clipped.sum().backward()
+    assert v.grad is not None
+    assert (clipped.item(), v.grad.item()) == pytest.approx((loss, derivative), abs=1e-12)
+    assert clipped_value_loss(v, was, goal, None).item() == pytest.approx(0.5 * (value - target) ** 2)
+
+
+# Turn 0 has one token, turn 1 none, turn 2 three, and they alternate.
+TURN = torch.tensor([2, 0, 2, 2])
+OLD = torch.tensor([-1.0, -2.0, -3.0, -4.0], dtype=torch.float64)
+NOW = OLD + torch.tensor([0.3, -0.2, 0.6, -0.3], dtype=torch.float64)
+
+
+def test_sequence_ratio_is_the_geometric_mean_over_the_turn() -> None:
+    assert sequence_log_ratio(NOW, OLD, TURN, 3).tolist() == pytest.approx([0.2, -0.2, 0.2, 0.2])
+
+
+def test_the_mean_over_a_turn_has_the_gradient_of_gspo() -> None:
+    """With one advantage a turn, GSPO-token averaged over the turn is GSPO: d s_i A / d logprobs."""
+    advantages = torch.tensor([1.5, -2.0, 1.5, 1.5], dtype=torch.float64)
+
+    def gspo(x: Tensor) -> Tensor:
+        first, second = (x - OLD)[1], (x - OLD)[[0, 2, 3]].mean()
+        return -(first.exp() * -2.0 + second.exp() * 1.5)
+
+    x = NOW.clone().requires_grad_()
+    per_token = clipped_surrogate(sequence_log_ratio(x, OLD, TURN, 3), advantages, LOW, HIGH)
+    (per_token / torch.tensor([3, 1, 3, 3])).sum().backward()
+    torch.testing.assert_close(x.grad, finite_difference(gspo, NOW), rtol=1e-6, atol=1e-9)  # type: ignore[arg-type]
+
+
+def test_a_turn_is_clipped_as_a_whole_and_tokens_keep_their_own_advantages() -> None:
+    x = (OLD + torch.tensor([0.9, 0.1, 0.0, 0.0], dtype=torch.float64)).requires_grad_()
+    advantages = torch.tensor([1.0, 1.0, 2.0, -1.0], dtype=torch.float64)
+    clipped_surrogate(sequence_log_ratio(x, OLD, TURN, 3), advantages, LOW, HIGH).sum().backward()
+    # Turn 2 is at exp(0.3) = 1.35: its good tokens stop, even those that have not moved; its bad one goes back.
+    assert x.grad is not None
+    assert x.grad.tolist() == pytest.approx([0.0, -math.exp(0.1), 0.0, math.exp(0.3)])
+
+
+def test_reinforce_has_the_gradient_of_the_expected_return() -> None:
+    logits, _ = two_policies()
+    rewards = torch.tensor([1.0, -2.0, 0.5, 3.0, 0.0, -1.0], dtype=torch.float64)
+    x = logits.clone().requires_grad_()
+    p = torch.log_softmax(x, -1)
+    (p.detach().exp() * policy_gradient_loss(p, rewards)).sum().backward()
+
+    def expected_return(x: Tensor) -> Tensor:
+        return -(torch.softmax(x, -1) * rewards).sum()
+
+    torch.testing.assert_close(x.grad, finite_difference(expected_return, logits), rtol=1e-6, atol=1e-9)  # type: ignore[arg-type]
+
+
+def test_importance_weights_correct_what_another_engine_sampled() -> None:
+    logits, sampler = two_policies()
+    trainer = torch.log_softmax(logits, -1).requires_grad_()
+    worth = torch.arange(6, dtype=torch.float64)
+    weights = importance_weights(trainer, sampler, cap=math.inf)
+    assert (sampler.exp() * weights * worth).sum().item() == pytest.approx((trainer.exp() * worth).sum().item())
+    assert not weights.requires_grad
+    capped = importance_weights(trainer, sampler)
+    assert weights.max() > 2.0
+    assert capped.tolist() == [min(w, 2.0) for w in weights.tolist()]
+
+
+def test_importance_weights_stay_finite_for_a_token_the_sampler_thought_impossible() -> None:
+    assert importance_weights(torch.tensor([-1.0, -1.0]), torch.tensor([-200.0, -math.inf])).tolist() == [2.0, 2.0]
+
+
+def test_effective_sample_size_by_hand() -> None:
+    assert effective_sample_size(torch.full((5,), 0.3)) == pytest.approx(1.0)
+    assert effective_sample_size(torch.tensor([0.0, 0.0, 7.0, 0.0])) == pytest.approx(1 / 4)
+    assert effective_sample_size(torch.tensor([1.0, 2.0, 1.0])) == pytest.approx(16 / 18)
+    assert effective_sample_size(torch.zeros(3)) == effective_sample_size(torch.zeros(0)) == 0.0
+
+
+@given(st.lists(st.floats(1e-6, 2.0), min_size=1, max_size=30))
+def test_effective_sample_size_lies_between_one_sample_and_all(weights: list[float]) -> None:
+    share = effective_sample_size(torch.tensor(weights, dtype=torch.float64))
+    assert 1 / len(weights) - 1e-12 <= share <= 1 + 1e-12
+
+
+@pytest.mark.parametrize(
+    ("measured", "factor"), [(6.0, 1.0), (6.6, 1.01), (100.0, 1.02), (5.4, 0.99), (0.0, 0.98), (math.inf, 1.02)]
+)
+def test_adaptive_kl_is_the_papers_controller(measured: float, factor: float) -> None:
+    controller = AdaptiveKL(coef=0.2, target=6.0, horizon=10.0)  # one step: the paper's K = 0.1
+    controller.update(measured, steps=1)
+    assert controller.coef == pytest.approx(0.2 * factor)
+
+
+def test_adaptive_kl_brings_the_divergence_to_its_target() -> None:
+    controller = AdaptiveKL(coef=0.01, target=0.05, horizon=100.0)
+    for _ in range(400):
+        controller.update(measured_kl=0.02 / controller.coef, steps=32)  # the more weight, the less divergence
+    assert 0.02 / controller.coef == pytest.approx(0.05, rel=1e-3)
+
+
+def test_adaptive_kl_stays_positive_however_many_steps_at_once() -> None:
+    controller = AdaptiveKL(coef=1.0, target=1.0, horizon=10.0)
+    controller.update(0.0, steps=10_000)
+    assert controller.coef == pytest.approx(0.8)
+
+
+def test_adaptive_kl_survives_a_checkpoint() -> None:
+    before, after = AdaptiveKL(0.2, 6.0, 10.0), AdaptiveKL(0.2, 6.0, 10.0)
+    before.update(9.0, steps=4)
+    after.load_state_dict(before.state_dict())
+    assert after.coef == before.coef != 0.2
+
+
+@pytest.mark.parametrize("name", ["coef", "target", "horizon"])
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+def test_adaptive_kl_refuses_settings_that_are_not_positive(name: str, value: float) -> None:
+    settings = {"coef": 0.2, "target": 6.0, "horizon": 100.0, name: value}
+    with pytest.raises(ValueError, match=f"{name} must be a positive number, not {value}"):
+        AdaptiveKL(**settings)
+
+
+def test_adaptive_kl_refuses_nan_and_keeps_its_weight() -> None:
+    controller = AdaptiveKL(0.2, 6.0, 100.0)
+    with pytest.raises(ValueError, match="not a number"):
+        controller.update(math.nan, steps=1)
+    assert controller.coef == 0.2

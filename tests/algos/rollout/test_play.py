@@ -17,6 +17,7 @@ from algos.rollout.chat import Chat
 from algos.rollout.hf import HFEngine
 from algos.rollout.play import Rollout
 from algos.rollout.records import Episode, to_rows
+from algos.rollout.tasks import EnvSpec, Task
 
 ID = "llmgym/TicTacToe-v0"
 MakeRollout = Callable[..., Rollout]
@@ -121,15 +122,15 @@ def test_games_that_an_opponent_ends_before_our_first_turn_teach_nothing(make_ro
         return gymnasium.make(ID, seat="alternate", opponent=lambda observation, info: "no move at all")
 
     rollout = make_rollout(resigns_at_once, n=4)
-    episodes = rollout.play(range(8), 1.0, seeded(), group_size=2)
+    episodes = rollout.play(range(8), 1.0, seeded())
     second = [episode for episode in episodes if episode.player == 1]
     assert [len(e.turns) for e in second] == [0] * 4
     assert all(e.terminated and not e.truncated for e in second)
     assert {e.outcome for e in second} == {"win"}
     assert all(e.turns for e in episodes if e.player == 0)
     config = GrpoConfig.model_validate({"grpo": {"group_size": 4}})
-    advantages, rows, _ = advantage(config, second)
-    assert (advantages, rows) == ([0.0] * 4, [])
+    rows, metrics = advantage(config, [second])
+    assert (rows, metrics["groups/no_signal"]) == ([], 1.0)
 
 
 class Echo(gymnasium.Env[str, str]):
@@ -150,8 +151,7 @@ class Echo(gymnasium.Env[str, str]):
 @pytest.mark.parametrize("context", ["turn", "episode"])
 def test_an_environment_without_any_of_our_info_plays(make_rollout: MakeRollout, context: str) -> None:
     rollout = make_rollout(Echo, n=3, context=context)
-    episodes: list[Episode] = rollout.play([4, 5, 6, 7, 8], 1.0, seeded(), group_size=2)
-    assert [e.group for e in episodes] == [0, 0, 1, 1, 2]
+    episodes: list[Episode] = rollout.play([4, 5, 6, 7, 8], 1.0, seeded())
     for episode in episodes:
         assert [turn.observation for turn in episode.turns] == [f"say {episode.seed}", "2 left", "1 left"]
         assert (episode.total_reward, episode.rules, episode.player) == (1.5, "", 0)
@@ -163,6 +163,23 @@ def test_an_environment_without_any_of_our_info_plays(make_rollout: MakeRollout,
             assert second.prompt_ids == rollout.chat.first([{"role": "user", "content": "2 left"}])
         else:
             assert second.prompt_ids[: len(asked) + len(first.action_ids)] == asked + first.action_ids
+
+
+def test_tasks_are_played_in_order_in_their_environments_and_groups(make_rollout: MakeRollout) -> None:
+    retried, once = (EnvSpec(ID, f'{{"on_invalid": "{how}", "seat": "alternate"}}') for how in ("retry:2", "lose"))
+    tasks = [Task(env, seed) for env, seed in [(retried, 1), (retried, 1), (once, 2), (once, 2), (retried, 3)]]
+    rollout = make_rollout(n=1)
+    episodes = rollout.play_tasks(tasks, 1.0, seeded(), group_size=2)
+    assert [(e.task, e.seed, e.group) for e in episodes] == [(t, t.seed, n // 2) for n, t in enumerate(tasks)]
+    for episode, task in zip(episodes, tasks, strict=True):
+        env = gymnasium.make(task.env.id, **task.env.kwargs)
+        env.reset(seed=task.seed)
+        for turn in episode.turns:
+            _, reward, _, _, info = env.step(turn.reply)
+            assert (turn.reward, turn.parse) == (reward, info["parse"])
+        assert episode.outcome == info["outcome"]
+    again = rollout.play_tasks(tasks, 1.0, seeded(), group_size=2)  # in environments that have been used
+    assert [[t.action_ids for t in e.turns] for e in again] == [[t.action_ids for t in e.turns] for e in episodes]
 
 
 def test_the_same_generator_seed_plays_the_same_episodes(make_rollout: MakeRollout) -> None:

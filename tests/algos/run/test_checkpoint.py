@@ -62,6 +62,33 @@ def test_only_the_newest_are_kept_in_order_of_steps(tiny: tuple[Any, Any], tmp_p
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
 
 
+def test_the_best_stays_beside_the_newest(tiny: tuple[Any, Any], tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        checkpoint.save(tmp_path, step, *tiny, {}, keep=1, best=2)
+    assert names(tmp_path) == ["step_000002", "step_000004"]
+    checkpoint.save(tmp_path, 5, *tiny, {}, keep=1, best=5)
+    assert names(tmp_path) == ["step_000005"]
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+
+
+def test_an_old_checkpoint_that_is_half_removed_does_not_look_whole(
+    tiny: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.save(tmp_path, 1, *tiny, {}, keep=1)
+    real = shutil.rmtree
+
+    def killed(folder: Path, ignore_errors: bool = False) -> None:
+        if ignore_errors:
+            return real(folder, ignore_errors)
+        (folder / "model.safetensors").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(tmp_path, 2, *tiny, {}, keep=1)
+    assert names(tmp_path) == ["step_000002"]
+
+
 def test_a_torn_checkpoint_is_never_picked_up_and_is_replaced(tiny: tuple[Any, Any], tmp_path: Path) -> None:
     """A process can die while it writes, or while it removes an old one."""
     whole = checkpoint.save(tmp_path, 2, *tiny, {"episodes": 2}, keep=5)

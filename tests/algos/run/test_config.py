@@ -71,15 +71,6 @@ def test_a_dump_names_every_source_and_loads_again_to_the_same_settings() -> Non
     assert sum("  # " in line for line in lines if line.startswith("  ")) == settings
 
 
-def test_every_config_file_of_the_repository_loads() -> None:
-    files = sorted(REPOSITORY.joinpath("configs").glob("grpo_*.yaml"))
-    assert files
-    for file in files:
-        config, sources, _ = load(GrpoConfig, ["--config", str(file)])
-        grpo.check(config)
-        assert set(sources.values()) == {str(file)}
-
-
 @pytest.mark.parametrize("text", ["1e-6", "1.0e-6", "0.000001", "+1e-06"])
 def test_numbers_are_numbers_however_they_are_written(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_GYM_OPTIM__FINAL_LR", text)

@@ -1,0 +1,60 @@
+"""The policy that a run is held near: the model it began with."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from algos.model.forward import Policy
+from algos.model.load import load_model
+from algos.rollout.batching import Batch
+
+
+class Reference(nn.Module):
+    """Answers like :class:`~algos.model.forward.Policy`, without gradient and in eval mode.
+
+    With adapters it is the trained model with its adapters switched off: no second copy, and exactly the base.
+    """
+
+    def __init__(self, model: Any, temperature: float) -> None:
+        super().__init__()
+        self.policy = Policy(model, temperature)
+
+    @staticmethod
+    def of(model: Any, temperature: float, base: str | Path | None = None) -> Reference:
+        """The reference of a run that trains ``model``.
+
+        Args:
+            base: Where a resumed run began; None: ``model`` is still what the run begins with. Not read with adapters.
+        """
+        if hasattr(model, "disable_adapter"):
+            return Reference(model, temperature)
+        frozen = copy.deepcopy(model) if base is None else load_model(base, trainable=False)[0]
+        return Reference(frozen.requires_grad_(False), temperature)
+
+    @torch.no_grad()
+    def forward(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Log-probabilities and entropies of the action tokens, both ``[tokens]``, row by row."""
+        with self._alone():
+            return self.policy(batch)
+
+    def hidden(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """See :meth:`algos.model.forward.Policy.hidden`."""
+        with self._alone():
+            return self.policy.hidden(batch)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Eval mode, and without adapters."""
+        model: Any = self.policy.model
+        training = model.training
+        model.eval()
+        with model.disable_adapter() if hasattr(model, "disable_adapter") else contextlib.nullcontext():
+            yield
+        model.train(training)

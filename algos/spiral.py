@@ -1,0 +1,215 @@
+"""SPIRAL: self-play on multi-turn games with role-conditioned advantage, from scratch (arXiv 2506.24119).
+
+    python algos/spiral.py --config configs/spiral_kuhn_tiny.yaml
+    accelerate launch algos/spiral.py --config configs/spiral_kuhn_tiny.yaml
+
+One policy plays every seat of a PettingZoo game. A running mean of the returns of each game and seat is its baseline.
+Plain self-play narrows or cycles; a divergence from a reference that is renewed now and then (a magnet: magnetic mirror
+descent, arXiv 2206.05825; R-NaD, arXiv 2206.15378), games against past selves, random openings (an environment's
+setting) and averaged weights are what helps.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Literal
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from pydantic import Field
+from torch import Tensor
+
+from algos.maths.advantages import RoleBaseline
+from algos.maths.losses import Aggregation, clipped_surrogate, kl_estimate, policy_gradient_loss
+from algos.model.snapshot import Magnet, PastSelves, Snapshot
+from algos.rollout.batching import Batch
+from algos.rollout.engine import Engine
+from algos.rollout.hf import HFEngine
+from algos.rollout.records import Episode, Row, to_rows
+from algos.rollout.selfplay import SelfPlay, make_aec
+from algos.run import learner as runs
+from algos.run.config import ConfigError, Section
+from algos.run.learner import Divergence, Learner, TrainConfig
+from algos.run.optimise import annealed, optimise
+
+
+class SpiralSection(Section):
+    baseline_decay: float = Field(0.95, ge=0, lt=1, description="How much of a baseline stays when a return comes in.")
+    loss: Literal["clipped", "policy_gradient"] = Field("clipped", description="PPO's loss, or plain -A log p.")
+    aggregation: Aggregation = Field("token", description="token, sequence or constant; see grpo.py.")
+    clip_low: float = Field(0.2, gt=0, lt=1, description="The ratio is clipped below at 1 - clip_low.")
+    clip_high: float = Field(0.2, gt=0, description="And above at 1 + clip_high.")
+    importance_cap: float | None = Field(
+        None, gt=0, description="Weigh tokens by trainer's / engine's probability, at most this; null: they are equal."
+    )
+    entropy_coef: float = Field(0.0, ge=0, description="Weight of the entropy, over the whole vocabulary.")
+    final_entropy_coef: float | None = Field(None, ge=0, description="It falls linearly to this; null: it stays.")
+    kl_coef: float = Field(0.0, ge=0, description="Weight of the divergence from the magnet; 0: there is none.")
+    final_kl_coef: float | None = Field(None, ge=0, description="It falls linearly to this; null: it stays.")
+    magnet_every: int = Field(0, ge=0, description="The magnet becomes the policy every so many steps; 0: never.")
+    average_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Evaluate and export a running mean of the weights with this decay; 0: the weights.",
+    )
+    past_share: float = Field(0.0, ge=0, lt=1, description="Share of games in which a past self holds one seat.")
+    past_every: int = Field(20, ge=1, description="A past self is taken every so many steps.")
+    past_size: int = Field(10, ge=1, description="The newest so many past selves play.")
+    epochs: int = Field(1, ge=1, description="Passes over each step's episodes.")
+    minibatches: int = Field(1, ge=1, description="Optimizer steps a pass.")
+
+
+class SpiralConfig(TrainConfig):
+    spiral: SpiralSection = SpiralSection()
+
+
+def check(config: SpiralConfig) -> None:
+    """Everything that can be known to be wrong before a model loads. ``rollout.episodes`` are games."""
+    spiral = config.spiral
+    runs.check_divides(config.rollout.episodes, "games (rollout.episodes)", spiral.minibatches, "spiral")
+    for name, set_ in (("final_kl_coef", spiral.final_kl_coef), ("magnet_every", spiral.magnet_every)):
+        if set_ and not spiral.kl_coef:
+            raise ConfigError(f"spiral.{name} is of use with a magnet only: set spiral.kl_coef")
+    if spiral.loss == "policy_gradient" and spiral.epochs * spiral.minibatches > 1:
+        raise ConfigError("spiral.loss policy_gradient is right for one optimizer step a batch; more need clipped")
+    if spiral.average_decay and config.engine.kind != "hf":
+        raise ConfigError("spiral.average_decay: only engine.kind hf can sample from the averaged weights")
+    runs.check(config, make_aec)
+
+
+def collect(
+    config: SpiralConfig, learner: Learner, games: SelfPlay, past: PastSelves, step: int
+) -> tuple[list[Episode], list[Episode]]:
+    """Plays this process's games of a step; the policy's own sides of them, and those of past selves."""
+    starts = learner.starts(step, config.rollout.episodes)
+    rng = np.random.default_rng([config.run.seed, step, learner.accelerator.process_index, 2])
+    stand_ins: dict[tuple[int, int], Engine] = {}
+    for game, start in enumerate(starts):
+        chance, which, seat = rng.random(), rng.random(), int(rng.integers(games.seats(start.env)))
+        if past.players and chance < config.spiral.past_share:
+            stand_ins[game, seat] = past.players[int(which * len(past.players))]
+    with learner.accelerator.autocast():
+        played = games.play(
+            starts, learner.engine, config.rollout.temperature, learner.generator(step), stand_ins=stand_ins
+        )
+    own: list[Episode] = []
+    others: list[Episode] = []
+    for game, sides in enumerate(played):
+        for side in sides:
+            (others if (game, side.player) in stand_ins else own).append(side)
+    return own, others
+
+
+def advantage(episodes: list[Episode], baseline: RoleBaseline, rank: int) -> tuple[list[Row], dict[str, float]]:
+    """Role-conditioned advantage: a return less the running mean of its game and seat, for each of its tokens.
+
+    The baselines see the episodes of all processes, in their order, and are the same on each. A seat that never moved
+    has earned nothing by playing: its episode moves none.
+    """
+    episodes = [episode for episode in episodes if episode.turns]
+    everyone = gather_object([(rank, e.total_reward, (e.env_id, e.player)) for e in episodes])
+    credits = baseline.advantages([earned for _, earned, _ in everyone], [key for _, _, key in everyone])
+    mine = [credit for credit, (owner, _, _) in zip(credits, everyone, strict=True) if owner == rank]
+    rows: list[Row] = []
+    for episode, credit in zip(episodes, mine, strict=True):
+        for turn in episode.turns:
+            turn.advantage = credit
+        rows += to_rows(episode.turns, [[credit] * len(turn.action_ids) for turn in episode.turns])
+    return rows, {f"baseline/{'_'.join(map(str, key))}": value for key, value in baseline.values.items()}
+
+
+def batch_loss(
+    config: SpiralConfig,
+    batch: Batch,
+    policy: torch.nn.Module,
+    magnet: Divergence | None,
+    kl_coef: float,
+    entropy_coef: float,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of each action token of the batch, and figures to report; all ``[tokens]``."""
+    spiral = config.spiral
+    logprobs, entropy, *kl = policy(batch, magnet.hidden(batch) if magnet else None)
+    old, advantages = batch.actions("old_logprobs"), batch.actions("advantages")
+    ratio = (logprobs - old).exp()
+    loss = policy_gradient_loss(logprobs, advantages)
+    if spiral.loss == "clipped":
+        loss = clipped_surrogate(logprobs - old, advantages, spiral.clip_low, spiral.clip_high)
+    clipped = (ratio < 1 - spiral.clip_low) | (ratio > 1 + spiral.clip_high)
+    figures = {"policy/entropy": entropy, "losses/approx_kl": kl_estimate(old, logprobs), "losses/clipfrac": clipped}
+    figures |= {"policy/ratio": ratio, "policy/engine_difference": (logprobs - old).abs(), "losses/policy": loss}
+    if spiral.importance_cap:
+        loss = loss * batch.actions("importance")
+        figures |= runs.importance_figures(batch)
+    loss = loss - entropy_coef * entropy
+    for divergence in kl:
+        loss = loss + kl_coef * divergence
+        figures["policy/kl_to_reference"] = divergence
+    return loss, figures
+
+
+def update(config: SpiralConfig, rows: list[Row], learner: Learner, step: int) -> dict[str, float]:
+    """``epochs`` x ``minibatches`` optimizer steps on ``rows``; what it returns are means over tokens."""
+    spiral, policy, last = config.spiral, learner.policy, config.run.max_steps
+    kl_coef = annealed(spiral.kl_coef, spiral.final_kl_coef, step, last)
+    entropy_coef = annealed(spiral.entropy_coef, spiral.final_entropy_coef, step, last)
+    learner.annotate(rows, importance_cap=spiral.importance_cap)
+    return optimise(
+        rows,
+        lambda batch: batch_loss(config, batch, policy, learner.reference, kl_coef, entropy_coef),
+        policy,
+        learner.optimizer,
+        learner.accelerator,
+        config.optim,
+        learner.shuffler(step),
+        aggregation=spiral.aggregation,
+        max_new_tokens=config.rollout.max_new_tokens,
+        epochs=spiral.epochs,
+        minibatches=spiral.minibatches,
+        merge=not spiral.importance_cap,
+        columns=runs.columns(False, spiral.importance_cap),
+    )
+
+
+def train(config: SpiralConfig, sources: dict[str, str], resume: bool) -> None:
+    """The whole algorithm: collect, advantage, update, sync; then log, evaluate, checkpoint."""
+    spiral = config.spiral
+    learner = Learner("spiral", config, sources, resume)
+    baseline = RoleBaseline(spiral.baseline_decay)
+    sampler = HFEngine(learner.model, learner.chat.stop_ids, config.rollout.max_new_tokens)
+    past = PastSelves(sampler, spiral.past_size)  # they wear the model's weights, whatever engine the policy has
+    learner.keep(baseline=baseline, past=past)
+    magnet = Snapshot(learner.model) if spiral.kl_coef else None
+    average = learner.judged = Snapshot(learner.model) if spiral.average_decay else None
+    if magnet:
+        learner.keep(magnet=magnet)
+        learner.reference = Magnet(magnet, config.rollout.temperature)
+    if average:
+        learner.keep(average=average)
+    games = SelfPlay(config, learner.chat)
+    for step in learner.steps():
+        with learner.phase("collect"):
+            episodes, others = collect(config, learner, games, past, step)
+        with learner.phase("update"):
+            rows, metrics = advantage(episodes, baseline, learner.accelerator.process_index)
+            metrics |= update(config, rows, learner, step)
+        with learner.phase("sync"):
+            learner.sync(step + 1)
+            if average:
+                average.renew(spiral.average_decay)
+            if magnet and spiral.magnet_every and (step + 1) % spiral.magnet_every == 0:
+                magnet.renew()
+            if spiral.past_share and (step + 1) % spiral.past_every == 0:
+                past.take(step + 1)
+        metrics["episode/against_past"] = len(others) / max(len(episodes), 1)
+        learner.end_step(step, episodes, rows, metrics)
+    learner.finish()
+
+
+def main(argv: list[str]) -> None:
+    runs.run_script(SpiralConfig, check, train, argv)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,265 @@
+"""Trains the recipes and writes benchmarks/RESULTS.md: each before and after, with intervals, seeds, steps and times.
+
+    python benchmarks/results.py                          # every recipe, three seeds each: hours
+    python benchmarks/results.py spiral_kuhn --seeds 0 1  # one of them; the rest of the page stays
+    python benchmarks/results.py --page                   # the page alone, from what is in benchmarks/results
+
+What a recipe gave is kept in benchmarks/results/NAME.json, one entry a seed; running a seed again replaces its entry.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from algos.run.charts import line_chart, line_of, mean_interval
+
+HERE = Path(__file__).parent
+STORE = HERE / "results"
+PAGE = HERE / "RESULTS.md"
+STYLE = (
+    "<style>svg{background:#fff}text{font:11px sans-serif;fill:#444}.grid{stroke:#ddd;fill:none}"
+    ".line{fill:none;stroke:#1664c0;stroke-width:2}.faint{fill:none;stroke:#1664c0;opacity:.35}"
+    ".band{fill:#1664c0;opacity:.15}.dot{fill:#1664c0}.strip{fill:transparent}</style>"
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One row of the page.
+
+    Attributes:
+        config: The file in configs/ that it starts from.
+        settings: What is changed on the command line.
+        figure: Where in ``before`` and ``after`` of summary.json its score stands, dots for levels.
+        curve: The metric that is drawn.
+        target: The line it is held against.
+    """
+
+    title: str
+    config: str
+    figure: str
+    curve: str
+    target: str
+    settings: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
+
+    @property
+    def command(self) -> list[str]:
+        algorithm = self.config.split("_")[0]
+        return ["python", f"algos/{algorithm}.py", "--config", f"configs/{self.config}.yaml", *self.settings]
+
+
+RECIPES = {
+    "grpo_tictactoe": Recipe(
+        "GRPO, tic-tac-toe, against random (the demo)",
+        "grpo_tictactoe_tiny",
+        "win_rate",
+        "reward/mean",
+        "wins 0.85, losses 0.05",
+        more=("loss_rate", "invalid_rate"),
+    ),
+    "grpo_tictactoe_minimax": Recipe(
+        "GRPO, tic-tac-toe, against minimax",
+        "grpo_tictactoe_tiny",
+        "draw_rate",
+        "reward/mean",
+        "draws 0.9",
+        ("--env.opponent", "minimax", "--run.max_steps", "500"),
+        more=("loss_rate", "seats.0.draw_rate", "seats.1.draw_rate"),
+    ),
+    "spiral_tictactoe": Recipe(
+        "SPIRAL, tic-tac-toe, self-play: losses to random",
+        "spiral_tictactoe_tiny",
+        "loss_rate",
+        "eval/loss_rate",
+        "losses 0.05",
+        more=("win_rate", "also.minimax.loss_rate"),
+    ),
+    "spiral_kuhn": Recipe(
+        "SPIRAL, Kuhn poker, self-play: NashConv", "spiral_kuhn_tiny", "nash_conv", "eval/nash_conv", "0.1"
+    ),
+    "spiral_connectfour": Recipe(
+        "SPIRAL, Connect Four, self-play: wins against random",
+        "spiral_connectfour_tiny",
+        "win_rate",
+        "reward/mean",
+        "wins 0.9, above 0.5 against MCTS(10)",
+        more=("loss_rate", "also.mcts.win_rate"),
+    ),
+    "spiral_negotiation": Recipe(
+        "SPIRAL, negotiation, self-play: return against greedy",
+        "spiral_negotiation_tiny",
+        "mean_return",
+        "parse/ok",
+        "none set",
+    ),
+    "spiral_mixed": Recipe(
+        "SPIRAL, three games mixed: losses to random at tic-tac-toe",
+        "spiral_mixed_tiny",
+        "loss_rate",
+        "parse/ok",
+        "none set",
+        more=("also.kuhn.mean_return", "also.negotiation.mean_return"),
+    ),
+    "ppo_password": Recipe(
+        "PPO, Password Game, rules 0-9: rules kept",
+        "ppo_password_tiny",
+        "rules_satisfied",
+        "reward/rules",
+        "8 of 10",
+    ),
+    "grpo_password": Recipe(
+        "GRPO, Password Game, all 26 rules: rules kept",
+        "grpo_password_tiny",
+        "rules_satisfied",
+        "reward/rules",
+        "15 of 26",
+    ),
+    "grpo_code": Recipe(
+        "GRPO, code execution: programs that run and print",
+        "grpo_code_tiny",
+        "success_rate",
+        "outcome/solved",
+        "0.97 of 1,000, 100 different programs in 500",
+        more=("distinct_replies",),
+    ),
+    "grpo_prediction": Recipe(
+        "GRPO, prediction game: the generator's wins",
+        "grpo_prediction_tiny",
+        "win_rate",
+        "outcome/win",
+        "+0.25",
+        more=("distinct_replies",),
+    ),
+    "grpo_prediction_both": Recipe(
+        "GRPO, prediction game, both seats learning: the generator's wins against the scripted predictor",
+        "grpo_prediction_tiny",
+        "win_rate",
+        "parse/ok",
+        "neither seat collapses",
+        ("--grpo.seats", "all"),
+    ),
+    "grpo_mbpp": Recipe(
+        "GRPO, MBPP (own 20 training tasks): tasks solved",
+        "grpo_mbpp_tiny",
+        "success_rate",
+        "outcome/solved",
+        "none set",
+        more=("also.held_out.success_rate",),
+    ),
+}
+
+
+def look(result: dict[str, Any], path: str) -> Any:
+    """The value at ``seats.0.win_rate`` or the like; None where there is none."""
+    found: Any = result
+    for name in path.split("."):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
+def train(name: str, seed: int, extra: list[str]) -> None:
+    """Runs a recipe with one seed and puts what came of it into its file."""
+    recipe = RECIPES[name]
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        command = [*recipe.command, "--run.seed", str(seed), *extra]
+        subprocess.run([sys.executable, *command[1:], "--run.dir", str(run)], check=True, cwd=HERE.parent)
+        summary = json.loads((run / "summary.json").read_text())
+        metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    file = STORE / f"{name}.json"
+    kept = json.loads(file.read_text()) if file.exists() else []
+    entry = {"seed": seed, "command": " ".join(command), "date": datetime.date.today().isoformat()}
+    entry |= {"threads": os.environ.get("OMP_NUM_THREADS", "all"), "cores": os.cpu_count(), "cpu": platform.machine()}
+    entry |= {key: summary[key] for key in ("steps", "episodes", "wall_s", "before", "after")}
+    entry["curve"] = [[line["step"], line[recipe.curve]] for line in metrics if recipe.curve in line]
+    STORE.mkdir(exist_ok=True)
+    others = [other for other in kept if other["seed"] != seed]
+    file.write_text(json.dumps(sorted([*others, entry], key=lambda one: int(one["seed"])), indent=1) + "\n")
+
+
+def shown(entry: dict[str, Any], figure: str) -> str:
+    """A figure with its interval, where it has one."""
+    value, low, high = (look(entry, figure + end) for end in ("", "_low", "_high"))
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if low is None else f"{value:.3g} [{low:.3g}, {high:.3g}]"
+
+
+def write_page() -> None:
+    """RESULTS.md from the files in benchmarks/results; a recipe without one has empty cells."""
+    lines = [
+        "# Results",
+        "",
+        "Every recipe on the embedded model of a million parameters, trained on a CPU. Written by `make results` "
+        "(`benchmarks/results.py`); each row can be repeated with the command under it. From and to are of the runs' "
+        "own evaluations before and after training, the mean over seeds with Student's 95 % interval over them where "
+        "there are several; the seeds' own figures are below, with the intervals over games. An empty cell has not "
+        "been measured.",
+        "",
+        "| recipe | from | to | held against | seeds | steps | minutes |",
+        "| --- | ---: | ---: | --- | ---: | ---: | ---: |",
+    ]
+    details: list[str] = []
+    for name, recipe in RECIPES.items():
+        file = STORE / f"{name}.json"
+        entries = json.loads(file.read_text()) if file.exists() else []
+        if not entries:
+            lines.append(f"| {recipe.title} | | | {recipe.target} | 0 | | |")
+            continue
+        cells = []
+        for when in ("before", "after"):
+            values = [look(entry[when], recipe.figure) for entry in entries]
+            mean, low, high = mean_interval(values)
+            cells.append(f"{mean:.3g}" + (f" [{low:.3g}, {high:.3g}]" if len(values) > 1 else ""))
+        minutes = sum(entry["wall_s"] for entry in entries) / len(entries) / 60
+        anchor = name.replace("_", "-")
+        cells += [recipe.target, str(len(entries)), str(entries[0]["steps"]), f"{minutes:.1f}"]
+        lines.append(f"| [{recipe.title}](#{anchor}) | {' | '.join(cells)} |")
+        curves = [dict(map(tuple, entry["curve"])) for entry in entries]
+        picture = line_chart(recipe.curve, [line_of(recipe.curve, "main", curves)])
+        picture = picture.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+        (STORE / f"{name}.svg").write_text(picture.replace(">", ">" + STYLE, 1) + "\n")
+        details += [
+            "",
+            f"## {anchor}",
+            "",
+            recipe.title + ".",
+            "",
+            f"![{recipe.curve}](results/{name}.svg)",
+        ]
+        details += ["", f"`{recipe.curve}` over steps. " + "".join(f"`{' '.join(recipe.command)}`"), ""]
+        figures = [recipe.figure, *recipe.more]
+        details += ["| seed | " + " | ".join(f"{f} before | after" for f in figures) + " | date, threads |"]
+        details += ["| ---: |" + " ---: | ---: |" * len(figures) + " --- |"]
+        for entry in entries:
+            pairs = [f"{shown(entry['before'], f)} | {shown(entry['after'], f)}" for f in figures]
+            details.append(f"| {entry['seed']} | {' | '.join(pairs)} | {entry['date']}, {entry['threads']} |")
+    PAGE.write_text("\n".join([*lines, *details]) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", nargs="*", choices=[*RECIPES, []], help="all of them by default")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--page", action="store_true", help="train nothing")
+    chosen, extra = parser.parse_known_args()
+    for name in [] if chosen.page else chosen.recipes or list(RECIPES):
+        for seed in chosen.seeds:
+            train(name, seed, extra)
+            write_page()
+    write_page()
+
+
+if __name__ == "__main__":
+    main()

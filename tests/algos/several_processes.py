@@ -1,0 +1,46 @@
+"""Run by a launcher: three GRPO steps on given episodes, each process on its share; what came of it is saved.
+
+several_processes.py FOLDER EPISODES TRAINER_ARGUMENTS...
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from algos import grpo, spiral
+from algos.maths.advantages import RoleBaseline, whiten
+from algos.run.config import load
+from algos.run.learner import Learner
+
+if __name__ == "__main__":
+    out, stored, *argv = sys.argv[1:]
+    config, sources, flags = load(grpo.GrpoConfig, [*argv, "--run.dir", str(Path(out) / "run")])
+    Path(out, "run").mkdir(parents=True, exist_ok=True)
+    learner = Learner("grpo", config, sources, flags["resume"], reference=True)
+    steps = torch.load(stored, weights_only=False)
+    rank, world = learner.accelerator.process_index, learner.accelerator.num_processes
+    norms = []
+    for step in learner.steps():
+        groups = steps[step]
+        share = len(groups) // world
+        mine = groups[rank * share :][:share]
+        if os.environ.get("DIE_AT") == str(step) and rank == world - 1:
+            raise RuntimeError("this process dies of its own error")
+        with learner.phase("update"):
+            rows, metrics = grpo.advantage(config, mine)
+            metrics |= grpo.update(config, rows, learner, step)
+        norms.append(metrics["optim/grad_norm"])
+        learner.sync(step + 1)
+        learner.end_step(step, [episode for group in mine for episode in group], rows, metrics)
+    learner._save()
+    share = len(steps[1]) // world
+    played = [episode for group in steps[1][rank * share :][:share] for episode in group]
+    baseline = RoleBaseline(0.95)
+    spiral.advantage(played, baseline, rank)
+    credits = torch.tensor([episode.turns[0].advantage for episode in played], dtype=torch.float64)
+    returns = torch.tensor([episode.total_reward for episode in played], dtype=torch.float64)
+    over_all = (baseline.values, credits, whiten(returns, reduce=learner.summed))
+    torch.save((norms, dict(learner.whole.state_dict()), over_all), Path(out) / f"after_{rank}.pt")
+    learner.accelerator.end_training()

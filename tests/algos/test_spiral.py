@@ -1,0 +1,224 @@
+"""SPIRAL: who is paid and trained in self-play, the magnet, past selves, and the averaged weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from micro import micro_learner, micro_model, plain_logprobs, sections, some_rows
+from safetensors.torch import load_file
+
+from algos import spiral
+from algos.maths.advantages import RoleBaseline
+from algos.model.forward import Policy
+from algos.model.snapshot import Magnet, PastSelves, Snapshot
+from algos.rollout.batching import Batch
+from algos.rollout.hf import HFEngine, Sample
+from algos.rollout.records import Episode
+from algos.rollout.selfplay import SelfPlay
+from algos.rollout.tasks import EnvSpec, Task
+from algos.run import checkpoint
+from algos.run.learner import Learner
+
+ID = "llmgym/TicTacToe-v0"
+
+
+@pytest.fixture
+def learner_with(tiny_folder: Path, tmp_path: Path) -> Callable[..., tuple[Learner, spiral.SpiralConfig]]:
+    def make(**changed: Any) -> tuple[Learner, spiral.SpiralConfig]:
+        given = {"run__dir": tmp_path, "run__trackers": [], "model__path": str(tiny_folder), "eval__episodes": 0}
+        given |= {"rollout__episodes": 24, "rollout__max_new_tokens": 8} | changed
+        config = spiral.SpiralConfig.model_validate(sections("spiral", **given))
+        return Learner("spiral", config, {}, resume=False), config
+
+    return make
+
+
+class Says:
+    """An engine that knows what to say."""
+
+    version = 0
+
+    def __init__(self, chat: Any, *replies: str) -> None:
+        end = chat.tokenizer.eos_token_id
+        self.replies = [[*chat.tokenizer.encode(reply), end] for reply in replies]
+
+    def sync(self, version: int) -> None: ...
+
+    def generate(self, prompts: Sequence[list[int]], temperature: float, generator: torch.Generator) -> list[Sample]:
+        ids = self.replies.pop(0)
+        return [Sample(ids, [-1.0] * len(ids), "stop")]
+
+
+def played(learner: Learner, config: spiral.SpiralConfig, *replies: list[str]) -> list[Episode]:
+    """One game in which each seat says what it is given."""
+    first, second = (Says(learner.chat, *said) for said in replies)
+    task, generator = Task(EnvSpec(ID), 0), torch.Generator()
+    ((*sides,),) = SelfPlay(config, learner.chat).play([task], first, 1.0, generator, stand_ins={(0, 1): second})
+    return sides
+
+
+def test_each_seat_is_paid_for_its_own_replies(learner_with: Any) -> None:
+    learner, config = learner_with()
+    moves = ["\\boxed{0}", "\\boxed{1}", "\\boxed{2}"], ["\\boxed{3}", "\\boxed{4}", "\\boxed{5}"]
+    first, second = played(learner, config, moves[0], moves[1])
+    # 0 1 2 is a row: the first player has won before the second one's third move.
+    assert [turn.reward for turn in first.turns] == [0.0, 0.0, 1.0]
+    assert [turn.reward for turn in second.turns] == [0.0, -1.0]
+    assert [(e.player, e.outcome, e.terminated) for e in (first, second)] == [(0, "win", True), (1, "loss", True)]
+    assert [turn.player for turn in second.turns] == [1, 1]
+    rows, figures = spiral.advantage([first, second], RoleBaseline(0.9), 0)
+    assert [set(row.advantages) for row in rows] == [{1.0}] * 3 + [{-1.0}] * 2
+    assert figures == pytest.approx({f"baseline/{ID}_0": 0.1, f"baseline/{ID}_1": -0.1})
+
+
+def test_an_invalid_move_ends_the_game_and_is_trained(learner_with: Any) -> None:
+    """Trap: it is replaced by a random legal one, and its text trained as if it had been that."""
+    learner, config = learner_with()
+    first, second = played(learner, config, ["\\boxed{0}"], ["\\boxed{0}"])
+    assert [(turn.reward, turn.parse) for turn in first.turns] == [(0.5, "ok")]
+    assert [(turn.reward, turn.parse) for turn in second.turns] == [(-1.5, "illegal")]
+    assert (first.outcome, second.outcome) == ("win", "invalid")
+    rows, _ = spiral.advantage([first, second], RoleBaseline(0.9), 0)
+    assert [row.ids for row in rows] == [first.turns[0].action_ids, second.turns[0].action_ids]
+    assert [set(row.advantages) for row in rows] == [{0.5}, {-1.5}]
+
+
+def test_a_seat_that_never_moved_is_not_trained_and_moves_no_baseline(learner_with: Any) -> None:
+    learner, config = learner_with()
+    first, second = played(learner, config, ["nothing at all"], [])
+    assert ([turn.reward for turn in first.turns], second.turns) == ([-1.5], [])
+    assert (first.outcome, second.outcome, second.terminated) == ("invalid", "win", True)
+    rows, figures = spiral.advantage([second, first], RoleBaseline(0.9), 0)
+    assert [set(row.advantages) for row in rows] == [{-1.5}]
+    assert figures == pytest.approx({f"baseline/{ID}_0": -0.15})
+    assert spiral.advantage([second], RoleBaseline(0.9), 0) == ([], {})
+
+
+def test_a_seat_held_by_a_past_self_is_never_trained(learner_with: Any) -> None:
+    """Trap: a seat played by a bot whose text was trained."""
+    learner, config = learner_with(spiral__past_share=0.6, spiral__past_size=2)
+    past = PastSelves(learner.engine, 2)
+    for version in (1, 2, 3):
+        past.take(version)
+    for player in past.players:  # they play otherwise than the policy does now
+        player.snapshot.weights = {name: 0.9 * weight for name, weight in player.snapshot.weights.items()}
+    learner.engine.sync(7)
+    own, others = spiral.collect(config, learner, SelfPlay(config, learner.chat), past, 3)
+    assert 5 < len(others) < 20
+    assert len(own) + len(others) == 48
+    assert {episode.player for episode in others} == {0, 1}
+    assert {turn.policy_version for episode in others for turn in episode.turns} == {2, 3}
+    assert {turn.policy_version for episode in own for turn in episode.turns} == {7}
+    rows, _ = spiral.advantage(own, RoleBaseline(), 0)
+    assert [row.ids for row in rows] == [turn.action_ids for episode in own for turn in episode.turns]
+    batch = Batch.of(rows)
+    torch.testing.assert_close(learner.policy(batch)[0], batch.actions("old_logprobs"), rtol=0, atol=1e-5)
+
+
+def test_which_games_past_selves_play_is_a_matter_of_the_step_alone(learner_with: Any) -> None:
+    learner, config = learner_with(spiral__past_share=0.5, rollout__episodes=8, rollout__max_turns=1)
+    past = PastSelves(learner.engine, 2)
+    past.take(1)
+
+    def seats(step: int) -> list[tuple[int, int]]:
+        _, others = spiral.collect(config, learner, SelfPlay(config, learner.chat), past, step)
+        return [(episode.seed, episode.player) for episode in others]
+
+    assert seats(1) == seats(1)
+    assert [seat for _, seat in seats(1) * 4] != [seat for _, seat in seats(2) + seats(3) + seats(4) + seats(5)]
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_magnets_divergence_is_0_when_it_has_just_been_renewed() -> None:
+    model = micro_model()
+    policy, magnet, batch = Policy(model, 1.0), Snapshot(model), Batch.of(some_rows(5))
+    reference = Magnet(magnet, 1.0)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    *_, at_first = policy(batch, reference.hidden(batch))
+    assert at_first.abs().max() < 1e-12
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    *_, away = policy(batch, reference.hidden(batch))
+    assert away.min() > 0
+    assert away.mean() > 0.01
+    magnet.renew(0.25)
+    for name, parameter in model.named_parameters():  # a quarter of the old remains
+        torch.testing.assert_close(magnet.weights[name], 0.25 * before[name] + 0.75 * parameter)
+    magnet.renew()
+    *_, renewed = policy(batch, reference.hidden(batch))
+    assert renewed.abs().max() < 1e-12
+    (renewed.sum() + policy(batch)[0].sum()).backward()  # having worn other weights leaves gradients in order
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_past_selves_play_and_come_back_as_they_were() -> None:
+    model = micro_model(dtype=torch.float32)
+    engine, prompts = HFEngine(model, {0}, 6), [[1, 2], [3, 4, 5]] * 4
+    past = PastSelves(engine, 2)
+
+    def replies(player: Any) -> list[list[int]]:
+        return [s.ids for s in player.generate(prompts, 1.0, torch.Generator().manual_seed(1))]
+
+    said = []
+    for version in (1, 2, 3):
+        past.take(version)
+        said.append(replies(engine))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(0.7)
+    assert [player.version for player in past.players] == [2, 3]
+    present = {name: value.clone() for name, value in model.state_dict().items()}
+    again = PastSelves(HFEngine(model, {0}, 6), 2)
+    again.load_state_dict(past.state_dict())
+    for selves in (past, again):
+        assert [replies(player) for player in selves.players] == said[1:]
+        assert [player.version for player in selves.players] == [2, 3]
+    assert said[1] != said[2]
+    assert all(torch.equal(value, present[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_plain_policy_gradient_is_the_clipped_losss_first_step() -> None:
+    after = []
+    for loss in ("clipped", "policy_gradient"):
+        config = spiral.SpiralConfig.model_validate(sections("spiral", spiral__loss=loss))
+        learner, rows = micro_learner(config, Accelerator()), some_rows(5)
+        for row in rows:
+            row.old_logprobs = row.spread(plain_logprobs(learner.model, row, 1.0).tolist())
+        spiral.update(config, rows, learner, 0)
+        after.append([parameter.detach() for parameter in learner.model.parameters()])
+    start = list(micro_model().parameters())
+    assert not any(torch.equal(moved, still) for moved, still in zip(after[0], start, strict=True))
+    for one, other in zip(*after, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_the_averaged_weights_are_what_is_evaluated_and_exported(tiny_folder: Path, tmp_path: Path) -> None:
+    def run(folder: Path, model: Path, **changed: Any) -> dict[str, Any]:
+        given = {"run.dir": folder, "run.trackers": "[]", "model.path": model, "env.opponent": "first"}
+        given |= {"rollout.episodes": 16, "rollout.max_new_tokens": 8, "eval.episodes": 24, "optim.lr": 5e-3}
+        given |= {name.replace("__", "."): value for name, value in changed.items()}
+        spiral.main([word for name, value in given.items() for word in (f"--{name}", str(value))])
+        return dict(json.loads((folder / "summary.json").read_text()))
+
+    summary = run(tmp_path / "run", tiny_folder, run__max_steps=2, spiral__average_decay=0.5)
+    (newest,) = checkpoint.all_of(tmp_path / "run")
+    average, trained = load_file(tmp_path / "run/average/model.safetensors"), load_file(newest / "model.safetensors")
+    kept = checkpoint.load_state(newest)["kept"]["average"]
+    assert all(torch.equal(average[name], kept[name]) for name in kept)
+    assert not any(torch.equal(average[name], trained[name]) for name in kept)
+    judged = run(tmp_path / "average", tmp_path / "run/average", run__max_steps=0)
+    assert judged["before"] == summary["after"]
+    plain = run(tmp_path / "trained", newest, run__max_steps=0)
+    assert plain["before"] != summary["after"]
+    # The trained weights went on from where they were: without the average they come to the same.
+    run(tmp_path / "without", tiny_folder, run__max_steps=2, eval__every=1)
+    without = load_file(checkpoint.all_of(tmp_path / "without")[-1] / "model.safetensors")
+    assert all(torch.equal(value, without[name]) for name, value in trained.items())
