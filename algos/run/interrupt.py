@@ -35,5 +35,6 @@ class StopSignal:
 
     def anywhere(self) -> bool:
         """Whether any process was asked to stop, so that all end after the same step. Every process has to call it."""
-        self.received = next(filter(None, gather_object([self.received])), None)
-        return self.received is not None
+        asked = next(filter(None, gather_object([self.received])), None)
+        self.received = asked or self.received  # one that came while they were asked is told the next time
+        return asked is not None

@@ -71,13 +71,18 @@ def run_script(
 ) -> None:
     """What a trainer's script does with its command line; what is wrong is one line and exit status 2."""
     try:
-        config, sources, flags = load(schema, argv)
-        check(config)
-        if int(os.environ.get("RANK", 0)) == 0:
-            claim_folder(config.run.dir, flags["resume"], flags["overwrite"])
-        train(config, sources, flags["resume"])
-    except ConfigError as error:
-        die(error)
+        try:
+            config, sources, flags = load(schema, argv)
+            check(config)
+            if int(os.environ.get("RANK", 0)) == 0:
+                claim_folder(config.run.dir, flags["resume"], flags["overwrite"])
+            train(config, sources, flags["resume"])
+        except ConfigError as error:
+            die(error)
+    except SystemExit as ending:
+        processes.end(int(ending.code or 0))
+        raise
+    processes.end(0)
 
 
 def played(config: TrainConfig) -> list[EnvSection]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,19 @@ def say(accelerator: Accelerator) -> str:
         how = f"DeepSpeed ZeRO-{plugin.zero_stage}"
     backend = torch.distributed.get_backend() if torch.distributed.is_initialized() else "no backend"
     return f"{accelerator.num_processes} process(es), {how}, {backend}, {accelerator.device.type}"
+
+
+def end(status: int) -> None:
+    """Ends this process if it met others over gloo; else does nothing.
+
+    At once, after what is due at exit: gloo's threads let go of their last tensors some time after a call returned, and
+    one that does so while the interpreter is being taken down aborts the process.
+    """
+    if torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo":
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def _asked_for(what: str) -> bool:

@@ -11,6 +11,7 @@ import torch
 
 from algos import grpo, spiral
 from algos.maths.advantages import RoleBaseline, whiten
+from algos.run import processes
 from algos.run.config import load
 from algos.run.learner import Learner
 
@@ -43,4 +44,4 @@ if __name__ == "__main__":
     returns = torch.tensor([episode.total_reward for episode in played], dtype=torch.float64)
     over_all = (baseline.values, credits, whiten(returns, reduce=learner.summed))
     torch.save((norms, dict(learner.whole.state_dict()), over_all), Path(out) / f"after_{rank}.pt")
-    learner.accelerator.end_training()
+    processes.end(0)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from algos.run import sharding
+from algos.run import processes, sharding
 
 
 def model() -> nn.Sequential:
@@ -56,4 +56,4 @@ if __name__ == "__main__":
     exact = [torch.equal(a, p.full_tensor()) for a, p in zip(after, again.parameters(), strict=True)]
     if torch.distributed.get_rank() == 0:
         torch.save((state, weights, after, exact), sys.argv[1])
-    torch.distributed.destroy_process_group()
+    processes.end(0)

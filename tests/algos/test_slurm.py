@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -64,7 +65,7 @@ def arguments(folder: Path, model: Path, steps: int) -> list[str]:
 
 def start(script: str, *words: str) -> subprocess.Popen[str]:
     command = ["bash", str(SCRIPTS / script), *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def test_a_warning_saves_and_requeues_and_the_next_start_resumes(
@@ -82,7 +83,8 @@ def test_a_warning_saves_and_requeues_and_the_next_start_resumes(
         job.send_signal(signal.SIGUSR1)  # to the batch shell alone, as --signal=B:USR1 does
         out, error = job.communicate(timeout=300)
     finally:
-        job.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(job.pid, signal.SIGKILL)
     assert job.returncode == 128 + signal.SIGUSR1, error
     assert slurm.read_text() == "requeue 4711\n"
     assert "stopped by SIGUSR1" in error

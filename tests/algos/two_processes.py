@@ -16,6 +16,7 @@ from algos import ppo, spiral
 from algos.maths.advantages import RoleBaseline, RunningScale
 from algos.model.critic import ActorCritic
 from algos.rollout.records import Episode, Turn
+from algos.run import processes
 from algos.run.interrupt import StopSignal
 
 # Which of seven rows each process has; in the last case the second one has none.
@@ -67,4 +68,4 @@ if __name__ == "__main__":
         signal.raise_signal(signal.SIGTERM)
     asked.append(stop.anywhere())
     torch.save((asked, stop.received), Path(sys.argv[1]) / f"stop_{accelerator.process_index}.pt")
-    accelerator.end_training()
+    processes.end(0)

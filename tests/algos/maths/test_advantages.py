@@ -21,6 +21,7 @@ from algos.maths.advantages import (
     same_state,
     whiten,
 )
+from algos.run import processes
 
 # Means 2 and 0; the sample's deviations sqrt((1 + 0 + 0 + 1) / 3) and sqrt((4 + 4 + 0 + 0) / 3).
 RETURNS = torch.tensor([[1.0, 2.0, 2.0, 3.0], [2.0, -2.0, 0.0, 0.0]], dtype=torch.float64)
@@ -271,7 +272,7 @@ def one_of_two(rank: int, folder: Path) -> None:
     white = [whiten(batch[rank], reduce=summed) for batch in WHITENED]
     equal = whiten(torch.full((rank + 2,), 0.1), reduce=summed)
     torch.save((credit, baseline.state_dict(), white, equal), folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    processes.end(0)
 
 
 def test_two_processes_hold_the_same_baselines_and_whiten_as_one(tmp_path: Path) -> None:
