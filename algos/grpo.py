@@ -13,13 +13,13 @@ GiGPO (2505.10978).
 from __future__ import annotations
 
 import sys
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from algos.maths.advantages import group_relative, has_signal, same_state
+from algos.maths.advantages import group_relative, has_signal
 from algos.maths.losses import (
     Aggregation,
     clipped_surrogate,
@@ -121,7 +121,7 @@ def advantage(config: GrpoConfig, groups: list[list[Episode]]) -> tuple[list[Row
             for turn in episode.turns:
                 turn.advantage = value
         if config.grpo.credit == "turn":
-            turn_credit(group)
+            runs.turn_credit(group)
         for episode in group:
             episode_rows = to_rows(episode.turns, [[turn.advantage] * len(turn.action_ids) for turn in episode.turns])
             if config.grpo.drop_no_signal and config.grpo.credit == "turn":
@@ -129,17 +129,6 @@ def advantage(config: GrpoConfig, groups: list[list[Episode]]) -> tuple[list[Row
             if tells or not config.grpo.drop_no_signal:
                 rows += episode_rows
     return rows, {"groups/no_signal": 1.0 - telling.double().mean().item()}
-
-
-def turn_credit(group: list[Episode]) -> None:
-    """Compares a turn with the group's turns that answered the same prompt; one without company keeps its own."""
-    turns = [turn for episode in group for turn in episode.turns]
-    numbers: dict[Any, int] = {}
-    states = [numbers.setdefault(tuple(turn.prompt_ids), len(numbers)) for turn in turns]
-    to_go = [sum(t.reward for t in episode.turns[i:]) for episode in group for i in range(len(episode.turns))]
-    credit, company = same_state(torch.tensor(to_go, dtype=torch.float64), torch.tensor(states, dtype=torch.long))
-    for turn, value, others in zip(turns, credit.tolist(), company.tolist(), strict=True):
-        turn.advantage = value if others > 1 else turn.advantage
 
 
 def batch_loss(

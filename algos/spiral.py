@@ -36,6 +36,11 @@ from algos.run.optimise import annealed, optimise
 
 class SpiralSection(Section):
     baseline_decay: float = Field(0.95, ge=0, lt=1, description="How much of a baseline stays when a return comes in.")
+    credit: Literal["role", "turn"] = Field(
+        "role",
+        description="turn: two or more replies to the same prompt are compared with one another (GiGPO).",
+    )
+    group_size: int = Field(1, ge=1, description="Games from the same start: with random openings, the same opening.")
     loss: Literal["clipped", "policy_gradient"] = Field("clipped", description="PPO's loss, or plain -A log p.")
     aggregation: Aggregation = Field("token", description="token, sequence or constant; see grpo.py.")
     clip_low: float = Field(0.2, gt=0, lt=1, description="The ratio is clipped below at 1 - clip_low.")
@@ -68,7 +73,10 @@ class SpiralConfig(TrainConfig):
 def check(config: SpiralConfig) -> None:
     """Everything that can be known to be wrong before a model loads. ``rollout.episodes`` are games."""
     spiral = config.spiral
-    runs.check_divides(config.rollout.episodes, "games (rollout.episodes)", spiral.minibatches, "spiral")
+    starts, left = divmod(config.rollout.episodes, spiral.group_size)
+    if left:
+        raise ConfigError(f"rollout.episodes {config.rollout.episodes} is no multiple of spiral.group_size")
+    runs.check_divides(starts, "starts (rollout.episodes / spiral.group_size)", spiral.minibatches, "spiral")
     for name, set_ in (("final_kl_coef", spiral.final_kl_coef), ("magnet_every", spiral.magnet_every)):
         if set_ and not spiral.kl_coef:
             raise ConfigError(f"spiral.{name} is of use with a magnet only: set spiral.kl_coef")
@@ -83,7 +91,8 @@ def collect(
     config: SpiralConfig, learner: Learner, games: SelfPlay, past: PastSelves, step: int
 ) -> tuple[list[Episode], list[Episode]]:
     """Plays this process's games of a step; the policy's own sides of them, and those of past selves."""
-    starts = learner.starts(step, config.rollout.episodes)
+    size = config.spiral.group_size
+    starts = [start for start in learner.starts(step, config.rollout.episodes // size) for _ in range(size)]
     rng = np.random.default_rng([config.run.seed, step, learner.accelerator.process_index, 2])
     stand_ins: dict[tuple[int, int], Engine] = {}
     for game, start in enumerate(starts):
@@ -102,7 +111,9 @@ def collect(
     return own, others
 
 
-def advantage(episodes: list[Episode], baseline: RoleBaseline, rank: int) -> tuple[list[Row], dict[str, float]]:
+def advantage(
+    episodes: list[Episode], baseline: RoleBaseline, rank: int, credit: str = "role"
+) -> tuple[list[Row], dict[str, float]]:
     """Role-conditioned advantage: a return less the running mean of its game and seat, for each of its tokens.
 
     The baselines see the episodes of all processes, in their order, and are the same on each. A seat that never moved
@@ -111,12 +122,15 @@ def advantage(episodes: list[Episode], baseline: RoleBaseline, rank: int) -> tup
     episodes = [episode for episode in episodes if episode.turns]
     everyone = gather_object([(rank, e.total_reward, (e.env_id, e.player)) for e in episodes])
     credits = baseline.advantages([earned for _, earned, _ in everyone], [key for _, _, key in everyone])
-    mine = [credit for credit, (owner, _, _) in zip(credits, everyone, strict=True) if owner == rank]
-    rows: list[Row] = []
-    for episode, credit in zip(episodes, mine, strict=True):
+    mine = [value for value, (owner, _, _) in zip(credits, everyone, strict=True) if owner == rank]
+    for episode, value in zip(episodes, mine, strict=True):
         for turn in episode.turns:
-            turn.advantage = credit
-        rows += to_rows(episode.turns, [[credit] * len(turn.action_ids) for turn in episode.turns])
+            turn.advantage = value
+    if credit == "turn":
+        runs.turn_credit(episodes)
+    rows: list[Row] = []
+    for episode in episodes:
+        rows += to_rows(episode.turns, [[turn.advantage] * len(turn.action_ids) for turn in episode.turns])
     return rows, {f"baseline/{'_'.join(map(str, key))}": value for key, value in baseline.values.items()}
 
 
@@ -192,7 +206,7 @@ def train(config: SpiralConfig, sources: dict[str, str], resume: bool) -> None:
         with learner.phase("collect"):
             episodes, others = collect(config, learner, games, past, step)
         with learner.phase("update"):
-            rows, metrics = advantage(episodes, baseline, learner.accelerator.process_index)
+            rows, metrics = advantage(episodes, baseline, learner.accelerator.process_index, spiral.credit)
             metrics |= update(config, rows, learner, step)
         with learner.phase("sync"):
             learner.sync(step + 1)

@@ -19,6 +19,7 @@ from accelerate.utils import gather_object
 from torch import nn
 from tqdm import tqdm
 
+from algos.maths.advantages import same_state
 from algos.model.forward import Policy
 from algos.model.load import check_settings, load_model
 from algos.model.reference import Reference
@@ -387,6 +388,17 @@ def importance_figures(batch: Batch) -> dict[str, torch.Tensor]:
     weights = batch.actions("importance")
     figures = {"policy/importance": weights, "policy/importance_squared": weights.square()}
     return figures | {"policy/engine_difference": batch.actions("engine_difference")}
+
+
+def turn_credit(episodes: Sequence[Episode]) -> None:
+    """Compares a turn with those of ``episodes`` that answered the same prompt; one without company keeps its own."""
+    turns = [turn for episode in episodes for turn in episode.turns]
+    numbers: dict[Any, int] = {}
+    states = [numbers.setdefault(tuple(turn.prompt_ids), len(numbers)) for turn in turns]
+    to_go = [sum(t.reward for t in episode.turns[i:]) for episode in episodes for i in range(len(episode.turns))]
+    credit, company = same_state(torch.tensor(to_go, dtype=torch.float64), torch.tensor(states, dtype=torch.long))
+    for turn, value, others in zip(turns, credit.tolist(), company.tolist(), strict=True):
+        turn.advantage = value if others > 1 else turn.advantage
 
 
 def describe(episodes: Sequence[Episode]) -> dict[str, float]:

@@ -23,6 +23,7 @@ from algos.rollout.records import Episode
 from algos.rollout.selfplay import SelfPlay
 from algos.rollout.tasks import EnvSpec, Task
 from algos.run import checkpoint
+from algos.run.config import ConfigError
 from algos.run.learner import Learner
 
 ID = "llmgym/TicTacToe-v0"
@@ -75,6 +76,30 @@ def test_each_seat_is_paid_for_its_own_replies(learner_with: Any) -> None:
     rows, figures = spiral.advantage([first, second], RoleBaseline(0.9), 0)
     assert [set(row.advantages) for row in rows] == [{1.0}] * 3 + [{-1.0}] * 2
     assert figures == pytest.approx({f"baseline/{ID}_0": 0.1, f"baseline/{ID}_1": -0.1})
+
+
+def test_replies_to_the_same_prompt_can_be_compared_with_one_another(learner_with: Any) -> None:
+    learner, config = learner_with()
+    moves = (["\\boxed{0}", "\\boxed{1}", "\\boxed{2}"], ["\\boxed{3}", "\\boxed{4}", "\\boxed{5}"])
+    won, answered = played(learner, config, moves[0], moves[1])
+    lost, _ = played(learner, config, ["\\boxed{3}", "\\boxed{4}", "\\boxed{8}"], moves[0])
+    refused, _ = played(learner, config, ["nothing at all"], [])
+    spiral.advantage([won, answered, lost, refused], RoleBaseline(0.9), 0, "turn")
+    # All three saw the empty board: returns 1, -1 and -1.5, mean -0.5. Later boards were seen once: the seat's mean.
+    assert [e.turns[0].advantage for e in (won, lost, refused)] == pytest.approx([1.5, -0.5, -1.0])
+    assert [turn.advantage for turn in won.turns[1:]] == [1.0, 1.0]
+    assert [turn.advantage for turn in answered.turns] == [-1.0, -1.0]
+    assert [turn.advantage for turn in lost.turns[1:]] == pytest.approx([-1.1, -1.1])
+
+
+def test_games_of_a_group_begin_with_the_same_opening(learner_with: Any) -> None:
+    learner, config = learner_with(env__random_opening=4, spiral__group_size=4, rollout__episodes=24)
+    own, _ = spiral.collect(config, learner, SelfPlay(config, learner.chat), PastSelves(learner.engine, 1), 0)
+    seeds = [episode.seed for episode in own if episode.player == 0]
+    assert [seeds.count(seed) for seed in dict.fromkeys(seeds)] == [4] * 6
+    config.spiral.group_size = 5
+    with pytest.raises(ConfigError, match="group_size"):
+        spiral.check(config)
 
 
 def test_an_invalid_move_ends_the_game_and_is_trained(learner_with: Any) -> None:
