@@ -103,20 +103,6 @@ def importance_weights(trainer_logprobs: Tensor, sampler_logprobs: Tensor, cap: 
     return (trainer_logprobs - sampler_logprobs).detach().exp().clamp(max=cap)
 
 
-def effective_sample_size(weights: Tensor) -> float:
-    """The share of samples that weighted ones are worth (Kish): (sum w)^2 / (n sum w^2).
-
-    Args:
-        weights: Importance weights >= 0, any shape.
-
-    Returns:
-        1 where all are equal, 1 / n where one has all the weight; 0 without any weight.
-    """
-    w = weights.double()
-    squares = w.square().sum().item()
-    return w.sum().item() ** 2 / (w.numel() * squares) if squares > 0 else 0.0
-
-
 class AdaptiveKL:
     """The weight of a KL penalty, steered so that the divergence stays at a target.
 
@@ -158,15 +144,6 @@ class AdaptiveKL:
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Takes up what :meth:`state_dict` gave."""
         self.coef = state["coef"]
-
-
-def kl_loss(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """A per-token loss whose gradient is that of KL(policy || reference) on tokens that the policy sampled.
-
-    k2 = (log p - log q)^2 / 2. Its expected gradient is that of the divergence; the gradient of k3 is not
-    (http://joschu.net/blog/kl-approx.html gives the values; see :func:`kl_estimate`).
-    """
-    return 0.5 * (logprobs - ref_logprobs).square()
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:

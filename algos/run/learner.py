@@ -306,9 +306,8 @@ class Learner:
         spent = sum(self._times.values())
         metrics |= {f"time/{name}_share": seconds / spent for name, seconds in self._times.items()}
         metrics["time/tokens_per_second"] = metrics["tokens/sampled"] / spent
-        with self.phase("write"):
-            self.tracker.log(step + 1, metrics)
-            self.tracker.write_episodes(step + 1, everyone, self.chat.pieces)
+        self.tracker.log(step + 1, metrics)
+        self.tracker.write_episodes(step + 1, everyone, self.chat.pieces)
         self._bar.update()
         self._bar.set_postfix(reward=f"{metrics['reward/mean']:+.3f}", win=f"{metrics['outcome/win']:.2f}")
         wrong = [name for name, value in metrics.items() if not math.isfinite(value)] + ["the policy"] * (not sound)

@@ -4,8 +4,6 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
 from algos.maths.losses import (
@@ -13,10 +11,8 @@ from algos.maths.losses import (
     Aggregation,
     clipped_surrogate,
     clipped_value_loss,
-    effective_sample_size,
     importance_weights,
     kl_estimate,
-    kl_loss,
     policy_gradient_loss,
     sequence_log_ratio,
     token_weights,
@@ -60,7 +56,6 @@ def finite_difference(f: torch.nn.Module, at: Tensor, h: float = 1e-6) -> Tensor
 LOSSES = {
     "policy": lambda x, other, target: clipped_surrogate(x - other, target, LOW, HIGH),
     "reinforce": lambda x, other, target: policy_gradient_loss(x, target),
-    "kl": lambda x, other, target: kl_loss(x, other),
     "value": lambda x, other, target: clipped_value_loss(x, other, target, 0.3),
     "plain value": lambda x, other, target: clipped_value_loss(x, other, target, None),
 }
@@ -86,19 +81,6 @@ def two_policies() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     logits, ref = torch.randn(2, 6, dtype=torch.float64, generator=generator)
     return logits, torch.log_softmax(ref, -1)
-
-
-def test_kl_loss_has_the_gradient_of_the_divergence_in_expectation() -> None:
-    logits, ref = two_policies()
-
-    def divergence(x: Tensor) -> Tensor:
-        p = torch.log_softmax(x, -1)
-        return (p.exp() * (p - ref)).sum()
-
-    x = logits.clone().requires_grad_()
-    p = torch.log_softmax(x, -1)
-    (p.detach().exp() * kl_loss(p, ref)).sum().backward()  # tokens are samples: their probabilities are not trained
-    torch.testing.assert_close(x.grad, finite_difference(divergence, logits), rtol=1e-6, atol=1e-9)  # type: ignore[arg-type]
 
 
 def test_kl_estimate_is_unbiased_and_never_negative() -> None:
@@ -219,19 +201,6 @@ def test_importance_weights_correct_what_another_engine_sampled() -> None:
 
 def test_importance_weights_stay_finite_for_a_token_the_sampler_thought_impossible() -> None:
     assert importance_weights(torch.tensor([-1.0, -1.0]), torch.tensor([-200.0, -math.inf])).tolist() == [2.0, 2.0]
-
-
-def test_effective_sample_size_by_hand() -> None:
-    assert effective_sample_size(torch.full((5,), 0.3)) == pytest.approx(1.0)
-    assert effective_sample_size(torch.tensor([0.0, 0.0, 7.0, 0.0])) == pytest.approx(1 / 4)
-    assert effective_sample_size(torch.tensor([1.0, 2.0, 1.0])) == pytest.approx(16 / 18)
-    assert effective_sample_size(torch.zeros(3)) == effective_sample_size(torch.zeros(0)) == 0.0
-
-
-@given(st.lists(st.floats(1e-6, 2.0), min_size=1, max_size=30))
-def test_effective_sample_size_lies_between_one_sample_and_all(weights: list[float]) -> None:
-    share = effective_sample_size(torch.tensor(weights, dtype=torch.float64))
-    assert 1 / len(weights) - 1e-12 <= share <= 1 + 1e-12
 
 
 @pytest.mark.parametrize(
