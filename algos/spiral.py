@@ -53,12 +53,6 @@ class SpiralSection(Section):
     kl_coef: float = Field(0.0, ge=0, description="Weight of the divergence from the magnet; 0: there is none.")
     final_kl_coef: float | None = Field(None, ge=0, description="It falls linearly to this; null: it stays.")
     magnet_every: int = Field(0, ge=0, description="The magnet becomes the policy every so many steps; 0: never.")
-    average_decay: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Evaluate and export a running mean of the weights with this decay; 0: the weights.",
-    )
     past_share: float = Field(0.0, ge=0, lt=1, description="Share of games in which a past self holds one seat.")
     past_every: int = Field(20, ge=1, description="A past self is taken every so many steps.")
     past_size: int = Field(10, ge=1, description="The newest so many past selves play.")
@@ -82,8 +76,6 @@ def check(config: SpiralConfig) -> None:
             raise ConfigError(f"spiral.{name} is of use with a magnet only: set spiral.kl_coef")
     if spiral.loss == "policy_gradient" and spiral.epochs * spiral.minibatches > 1:
         raise ConfigError("spiral.loss policy_gradient is right for one optimizer step a batch; more need clipped")
-    if spiral.average_decay and config.engine.kind != "hf":
-        raise ConfigError("spiral.average_decay: only engine.kind hf can sample from the averaged weights")
     runs.check(config, make_aec)
 
 
@@ -195,12 +187,9 @@ def train(config: SpiralConfig, sources: dict[str, str], resume: bool) -> None:
     past = PastSelves(sampler, spiral.past_size)  # they wear the model's weights, whatever engine the policy has
     learner.keep(baseline=baseline, past=past)
     magnet = Snapshot(learner.model) if spiral.kl_coef else None
-    average = learner.judged = Snapshot(learner.model) if spiral.average_decay else None
     if magnet:
         learner.keep(magnet=magnet)
         learner.reference = Magnet(magnet, config.rollout.temperature)
-    if average:
-        learner.keep(average=average)
     games = SelfPlay(config, learner.chat)
     for step in learner.steps():
         with learner.phase("collect"):
@@ -210,8 +199,6 @@ def train(config: SpiralConfig, sources: dict[str, str], resume: bool) -> None:
             metrics |= update(config, rows, learner, step)
         with learner.phase("sync"):
             learner.sync(step + 1)
-            if average:
-                average.renew(spiral.average_decay)
             if magnet and spiral.magnet_every and (step + 1) % spiral.magnet_every == 0:
                 magnet.renew()
             if spiral.past_share and (step + 1) % spiral.past_every == 0:

@@ -111,6 +111,12 @@ class OptimSection(Section):
     warmup_steps: int = Field(0, ge=0, description="Steps of linear warm-up.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
+    average_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Evaluate and export a running mean of the weights with this decay a step; 0: the weights.",
+    )
     micro_batch: int = Field(
         256, ge=1, description="Rows in memory at a time, on each process. It never changes the gradient."
     )

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import nn
 from tqdm import tqdm
@@ -59,6 +60,8 @@ def check(config: TrainConfig, make: Callable[[EnvSpec], Any]) -> None:
     offline.prepare(config)
     check_settings(config.model)
     check_engine(config)
+    if config.optim.average_decay and config.engine.kind != "hf":
+        raise ConfigError("optim.average_decay: only engine.kind hf can sample from the averaged weights")
     for env in Curriculum(config.curriculum, config.env).envs:
         make(env)
     check_evaluations(config)
@@ -179,11 +182,13 @@ class Learner:
             self.accelerator.print(processes.changed(self.state.pop("processes"), self.accelerator), end="")
         self.curriculum, self.replay = Curriculum(config.curriculum, config.env), Replay(config.replay)
         self.keep(curriculum=self.curriculum, replay=self.replay)
+        self.average = Snapshot(self.model) if config.optim.average_decay else None
+        if self.average:
+            self.keep(average=self.average)
         if critic:
             self.keep(critic=self.whole.critic)
         if self.accelerator.scaler is not None:
             self.keep(scaler=self.accelerator.scaler)
-        self.judged: Snapshot | None = None
         self.tracker = Tracker(config, sources, self.accelerator, self.state["step"])
         self.evaluator = Evaluator(config, self.engine, self.chat, self.accelerator)
         self._earlier_s = self.state["wall_s"]
@@ -281,6 +286,8 @@ class Learner:
             rows: This process's, saved should a metric not be finite.
         """
         state, config = self.state, self.config
+        if self.average:
+            self.average.renew(config.optim.average_decay)
         everyone: list[Episode] = gather_object(list(episodes))
         for episode in everyone:
             episode.replayed = episode.task in self.replay
@@ -328,8 +335,8 @@ class Learner:
         state, config = self.state, self.config
         self._save()
         after, _ = self._evaluate(state["step"], "after")
-        if self.judged and self.accelerator.is_main_process:
-            with self.judged.worn():
+        if self.average and self.accelerator.is_main_process:
+            with self.average.worn():
                 self.model.save_pretrained(config.run.dir / "average")
                 self.tokenizer.save_pretrained(config.run.dir / "average")
         summary = {"algorithm": self.algorithm, "env": config.env.id, "steps": state["step"]}
@@ -348,7 +355,7 @@ class Learner:
         return self.accelerator.reduce(values.to(self.accelerator.device), "sum").to(values.device)
 
     def _evaluate(self, step: int, phase: Phase) -> tuple[dict[str, Any], dict[str, float]]:
-        with self.judged.worn() if self.judged else contextlib.nullcontext():
+        with self.average.worn() if self.average else contextlib.nullcontext():
             return self.evaluator.run(step, phase)
 
     def _sound(self) -> bool:
@@ -390,13 +397,19 @@ def importance_figures(batch: Batch) -> dict[str, torch.Tensor]:
 
 
 def turn_credit(episodes: Sequence[Episode]) -> None:
-    """Compares a turn with those of ``episodes`` that answered the same prompt; one without company keeps its own."""
+    """Compares each turn with those of the step, over all processes, that answered the same prompt.
+
+    One without company keeps its advantage. Every process has to call it.
+    """
     turns = [turn for episode in episodes for turn in episode.turns]
-    numbers: dict[Any, int] = {}
-    states = [numbers.setdefault(tuple(turn.prompt_ids), len(numbers)) for turn in turns]
     to_go = [sum(t.reward for t in episode.turns[i:]) for episode in episodes for i in range(len(episode.turns))]
-    credit, company = same_state(torch.tensor(to_go, dtype=torch.float64), torch.tensor(states, dtype=torch.long))
-    for turn, value, others in zip(turns, credit.tolist(), company.tolist(), strict=True):
+    mine = [(tuple(turn.prompt_ids), value) for turn, value in zip(turns, to_go, strict=True)]
+    first = sum(gather_object([len(mine)])[: PartialState().process_index])
+    everyone = gather_object(mine)
+    numbers: dict[tuple[int, ...], int] = {}
+    states = torch.tensor([numbers.setdefault(prompt, len(numbers)) for prompt, _ in everyone], dtype=torch.long)
+    credit, company = same_state(torch.tensor([value for _, value in everyone], dtype=torch.float64), states)
+    for turn, value, others in zip(turns, credit.tolist()[first:], company.tolist()[first:]):
         turn.advantage = value if others > 1 else turn.advantage
 
 

@@ -66,7 +66,7 @@ OWN: dict[str, dict[str, object]] = {
         "rollout.episodes": 12,
         "spiral.kl_coef": 0.1,
         "spiral.magnet_every": 2,
-        "spiral.average_decay": 0.5,
+        "optim.average_decay": 0.5,
         "spiral.past_share": 0.5,
         "spiral.past_every": 1,
         "spiral.past_size": 2,

@@ -233,7 +233,7 @@ def test_the_averaged_weights_are_what_is_evaluated_and_exported(tiny_folder: Pa
         spiral.main([word for name, value in given.items() for word in (f"--{name}", str(value))])
         return dict(json.loads((folder / "summary.json").read_text()))
 
-    summary = run(tmp_path / "run", tiny_folder, run__max_steps=2, spiral__average_decay=0.5)
+    summary = run(tmp_path / "run", tiny_folder, run__max_steps=2, optim__average_decay=0.5)
     (newest,) = checkpoint.all_of(tmp_path / "run")
     average, trained = load_file(tmp_path / "run/average/model.safetensors"), load_file(newest / "model.safetensors")
     kept = checkpoint.load_state(newest)["kept"]["average"]

@@ -33,7 +33,10 @@ def test_two_processes_take_the_step_of_one_and_stop_together(tmp_path: Path) ->
                 for name, value in alone.items():
                     torch.testing.assert_close(after[name], value, rtol=1e-9, atol=1e-9)
     shares = [torch.load(tmp_path / f"credit_{process}.pt") for process in range(2)]
-    for number, whole in enumerate((role_credit(some_episodes(), 0), critics_credit(some_episodes(), Accelerator()))):
+    everyone = some_episodes()
+    together = role_credit(everyone, 0), role_credit(everyone, 0, "turn"), critics_credit(everyone, Accelerator())
+    assert together[0] != together[1]
+    for number, whole in enumerate(together):
         (first, figures), (second, other_figures) = (share[number] for share in shares)
         assert first + second == pytest.approx(whole[0], abs=1e-9)
         assert len(second) < len(first)

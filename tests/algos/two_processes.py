@@ -27,16 +27,16 @@ def some_episodes() -> list[Episode]:
     """Of two seats, won and lost and of unequal lengths; one of them never moved, so the second half is shorter."""
     made = []
     for number, earned in enumerate([1.0, -1.0, 0.5, -1.5, 1.0, 0.0, -1.0, 1.0]):
-        turns = [Turn([1, number], [2] * (1 + number % 3), [-1.0] * (1 + number % 3), reward=earned)]
+        turns = [Turn([1, number % 3], [2] * (1 + number % 3), [-1.0] * (1 + number % 3), reward=earned)]
         made.append(Episode("game", 0, player=number % 2, terminated=True, turns=[] if number == 5 else turns))
     return made
 
 
-def role_credit(episodes: list[Episode], rank: int) -> tuple[list[float], dict[str, float]]:
+def role_credit(episodes: list[Episode], rank: int, credit: str = "role") -> tuple[list[float], dict[str, float]]:
     """SPIRAL's advantages of the second of two equal steps, and the baselines after it."""
     baseline = RoleBaseline(0.8)
     for _ in range(2):
-        _, figures = spiral.advantage(episodes, baseline, rank)
+        _, figures = spiral.advantage(episodes, baseline, rank, credit)
     return [turn.advantage for episode in episodes for turn in episode.turns], figures
 
 
@@ -61,7 +61,8 @@ if __name__ == "__main__":
             torch.save(after, Path(sys.argv[1]) / f"{name}_{aggregation}_{accelerator.process_index}.pt")
     rank, everyone = accelerator.process_index, some_episodes()
     mine = everyone[:4] if rank == 0 else everyone[4:]
-    torch.save((role_credit(mine, rank), critics_credit(mine, accelerator)), Path(sys.argv[1]) / f"credit_{rank}.pt")
+    credit = role_credit(mine, rank), role_credit(mine, rank, "turn"), critics_credit(mine, accelerator)
+    torch.save(credit, Path(sys.argv[1]) / f"credit_{rank}.pt")
     stop = StopSignal()
     asked = [stop.anywhere()]
     if accelerator.process_index == 1:
