@@ -95,12 +95,13 @@ def say(accelerator: Accelerator) -> str:
 
 
 def end(status: int) -> None:
-    """Ends this process if it met others over gloo; else does nothing.
+    """Ends this process if it is one of several that met over gloo; else does nothing.
 
     At once, after what is due at exit: gloo's threads let go of their last tensors some time after a call returned, and
     one that does so while the interpreter is being taken down aborts the process.
     """
-    if torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo":
+    met = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+    if met and torch.distributed.get_backend() == "gloo":
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
