@@ -43,6 +43,7 @@ class Recipe:
         figure: Where in ``before`` and ``after`` of summary.json its score stands, dots for levels.
         curve: The metric that is drawn.
         target: The line it is held against.
+        note: What the figures do not say by themselves.
     """
 
     title: str
@@ -52,6 +53,7 @@ class Recipe:
     target: str
     settings: tuple[str, ...] = ()
     more: tuple[str, ...] = ()
+    note: str = ""
 
     @property
     def command(self) -> list[str]:
@@ -74,8 +76,9 @@ RECIPES = {
         "draw_rate",
         "reward/mean",
         "draws 0.9",
-        ("--env.opponent", "minimax", "--run.max_steps", "500"),
+        ("--env.opponent", "minimax", "--run.max_steps", "500", "--optim.average_decay", "0"),
         more=("loss_rate", "seats.0.draw_rate", "seats.1.draw_rate"),
+        note="Of both seats, O is below the line: 88.6 % drawn.",
     ),
     "spiral_tictactoe": Recipe(
         "SPIRAL, tic-tac-toe, self-play: losses to random",
@@ -117,6 +120,8 @@ RECIPES = {
         "rules_satisfied",
         "reward/rules",
         "8 of 10",
+        note="It settles on one password that keeps nine rules and never copies the CAPTCHA, which differs by episode. "
+        "Twice the warm start would be 11.7 of 10 rules.",
     ),
     "grpo_password": Recipe(
         "GRPO, Password Game, all 26 rules: rules kept",
@@ -140,6 +145,7 @@ RECIPES = {
         "outcome/win",
         "+0.25",
         more=("distinct_replies",),
+        note="Every win is a program that the sandbox ran twice. It settles on few of them: 53 in 1,000, from 866.",
     ),
     "grpo_prediction_both": Recipe(
         "GRPO, prediction game, both seats learning: the generator's wins against the scripted predictor",
@@ -148,6 +154,9 @@ RECIPES = {
         "parse/ok",
         "neither seat collapses",
         ("--grpo.seats", "all"),
+        more=("distinct_replies",),
+        note="What it learns against itself does not help it against the scripted predictor, which it wins nothing from "
+        "any more; its programs stay varied. 60 steps, not the 500 asked for.",
     ),
     "grpo_mbpp": Recipe(
         "GRPO, MBPP (own 20 training tasks): tasks solved",
@@ -234,7 +243,7 @@ def write_page() -> None:
             "",
             f"## {anchor}",
             "",
-            recipe.title + ".",
+            f"{recipe.title}. {recipe.note}".strip(),
             "",
             f"![{recipe.curve}](results/{name}.svg)",
         ]
