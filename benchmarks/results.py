@@ -155,7 +155,7 @@ RECIPES = {
         "neither seat collapses",
         ("--grpo.seats", "all"),
         more=("distinct_replies",),
-        note="What it learns against itself does not help it against the scripted predictor, from which it wins nothing "
+        note="What it learns against itself does not help it against the scripted predictor: it wins nothing there "
         "any more; its programs stay varied. 60 steps, not the 500 asked for.",
     ),
     "grpo_mbpp": Recipe(
