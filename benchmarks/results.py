@@ -105,6 +105,8 @@ RECIPES = {
         "mean_return",
         "parse/ok",
         "none set",
+        more=("invalid_rate",),
+        note="Too short to learn the game: most games still end with an invalid reply.",
     ),
     "spiral_mixed": Recipe(
         "SPIRAL, three games mixed: losses to random at tic-tac-toe",
@@ -214,7 +216,7 @@ def write_page() -> None:
         "(`benchmarks/results.py`); each row can be repeated with the command under it. From and to are of the runs' "
         "own evaluations before and after training, the mean over seeds with Student's 95 % interval over them where "
         "there are several; the seeds' own figures are below, with the intervals over games. An empty cell has not "
-        "been measured.",
+        "been measured. Minutes are of the day: several recipes at once share two cores.",
         "",
         "| recipe | from | to | held against | seeds | steps | minutes |",
         "| --- | ---: | ---: | --- | ---: | ---: | ---: |",
