@@ -120,7 +120,7 @@ def advantage(
         for turn in episode.turns:
             turn.advantage = value
     if credit == "turn":
-        runs.turn_credit(episodes)
+        runs.turn_credit(episodes, gathered=True)
     rows: list[Row] = []
     for episode in episodes:
         rows += to_rows(episode.turns, [[turn.advantage] * len(turn.action_ids) for turn in episode.turns])

@@ -76,7 +76,7 @@ RECIPES = {
         "draw_rate",
         "reward/mean",
         "draws 0.9",
-        ("--env.opponent", "minimax", "--run.max_steps", "500", "--optim.average_decay", "0"),
+        ("--env.opponent", "minimax", "--run.max_steps", "500"),
         more=("loss_rate", "seats.0.draw_rate", "seats.1.draw_rate"),
         note="Of both seats, O is below the line: 88.6 % drawn.",
     ),
@@ -216,7 +216,7 @@ def write_page() -> None:
         "(`benchmarks/results.py`); each row can be repeated with the command under it. From and to are of the runs' "
         "own evaluations before and after training, the mean over seeds with Student's 95 % interval over them where "
         "there are several; the seeds' own figures are below, with the intervals over games. An empty cell has not "
-        "been measured. Minutes are of the day: several recipes at once share two cores.",
+        "been measured. Minutes are wall time, most of them with several recipes sharing two cores.",
         "",
         "| recipe | from | to | held against | seeds | steps | minutes |",
         "| --- | ---: | ---: | --- | ---: | ---: | ---: |",

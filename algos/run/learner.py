@@ -396,16 +396,19 @@ def importance_figures(batch: Batch) -> dict[str, torch.Tensor]:
     return figures | {"policy/engine_difference": batch.actions("engine_difference")}
 
 
-def turn_credit(episodes: Sequence[Episode]) -> None:
-    """Compares each turn with those of the step, over all processes, that answered the same prompt.
+def turn_credit(episodes: Sequence[Episode], gathered: bool = False) -> None:
+    """Compares each turn with those of ``episodes`` that answered the same prompt; one without company keeps its own.
 
-    One without company keeps its advantage. Every process has to call it.
+    Args:
+        gathered: With those of all processes, each of which has to call it.
     """
     turns = [turn for episode in episodes for turn in episode.turns]
     to_go = [sum(t.reward for t in episode.turns[i:]) for episode in episodes for i in range(len(episode.turns))]
     mine = [(tuple(turn.prompt_ids), value) for turn, value in zip(turns, to_go, strict=True)]
-    first = sum(gather_object([len(mine)])[: PartialState().process_index])
-    everyone = gather_object(mine)
+    first, everyone = 0, mine
+    if gathered:
+        first = sum(gather_object([len(mine)])[: PartialState().process_index])
+        everyone = gather_object(mine)
     numbers: dict[tuple[int, ...], int] = {}
     states = torch.tensor([numbers.setdefault(prompt, len(numbers)) for prompt, _ in everyone], dtype=torch.long)
     credit, company = same_state(torch.tensor([value for _, value in everyone], dtype=torch.float64), states)

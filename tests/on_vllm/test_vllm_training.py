@@ -41,7 +41,6 @@ def train(run: Path, model: str, **engine: object) -> list[dict[str, float]]:
         "run.trackers": "[]",
         "rollout.episodes": 32,
         "eval.episodes": 16,
-        "optim.average_decay": 0.0,
         "grpo.minibatches": 1,
         "grpo.importance_cap": 2.0,
         **{f"engine.{name}": value for name, value in engine.items()},
