@@ -5,7 +5,7 @@
 
 One policy plays every seat of a PettingZoo game. A running mean of the returns of each game and seat is its baseline.
 Plain self-play narrows or cycles; what helps: a divergence from a reference, fixed or renewed now and then (a magnet:
-magnetic mirror descent, arXiv 2206.05825; R-NaD, arXiv 2206.15378), replies to the same prompt compared with one another
+magnetic mirror descent, arXiv 2206.05825; R-NaD, arXiv 2206.15378), replies to the same prompt compared with each other
 (GiGPO, arXiv 2505.10978), games against past selves, random openings (an environment's setting) and averaged weights
 (optim.average_decay).
 """
