@@ -150,15 +150,17 @@ RECIPES = {
         note="Every win is a program that the sandbox ran twice. It settles on few of them: 53 in 1,000, from 866.",
     ),
     "grpo_prediction_both": Recipe(
-        "GRPO, prediction game, both seats learning: the generator's wins against the scripted predictor",
+        "GRPO, prediction game, both seats learning: the generator's share of wins in training",
         "grpo_prediction_tiny",
         "win_rate",
-        "parse/ok",
-        "neither seat collapses",
-        ("--grpo.seats", "all"),
-        more=("distinct_replies",),
-        note="What it learns against itself does not help it against the scripted predictor: it wins nothing there "
-        "any more; its programs stay varied. 60 steps, not the 500 asked for.",
+        "outcome/win_seat_0",
+        "neither seat collapses in 500 steps",
+        (
+            *("--grpo.seats", "all", "--run.max_steps", "500", "--rollout.episodes", "32", "--optim.lr", "1e-4"),
+            *("--run.save_every", "250"),
+            *("--eval.also", "[{name: predictor, seat: 1, opponent: reference, episodes: 500}]"),
+        ),
+        more=("distinct_replies", "also.predictor.win_rate"),
     ),
     "grpo_mbpp": Recipe(
         "GRPO, MBPP (own 20 training tasks): tasks solved",

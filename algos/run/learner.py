@@ -432,6 +432,10 @@ def describe(episodes: Sequence[Episode]) -> dict[str, float]:
     for name in ("win", "draw", "loss", "invalid", "solved", "failed", "truncated"):
         if outcomes[name] or name in ("win", "loss", "invalid"):
             metrics[f"outcome/{name}"] = outcomes[name] / len(episodes)
+    seats = sorted({episode.player for episode in episodes})
+    for seat in seats if len(seats) > 1 else ():  # in self-play the rates over all seats say nothing
+        of_seat = [episode.outcome for episode in episodes if episode.player == seat]
+        metrics[f"outcome/win_seat_{seat}"] = of_seat.count("win") / len(of_seat)
     metrics |= {f"parse/{name}": parses[name] / max(len(turns), 1) for name in ("ok", "malformed", "illegal")}
     lengths = [len(turn.action_ids) for turn in turns]
     cut = sum(turn.stop_reason == "length" for turn in turns)

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 import numpy as np
 
 from llm_gym.game import TextGame
-from llm_gym.opponents.simple import opening
+from llm_gym.opponents.simple import Random, opening
 
 MAX_POSITIONS = 50_000
 """A game with more positions is refused."""
@@ -64,16 +64,25 @@ def _children(game: TextGame) -> list[tuple[str, TextGame]]:
 
 
 class Minimax:
-    """Plays perfectly; among equally good actions it picks at random. It solves the game when it is made."""
+    """Plays perfectly; among equally good actions it picks at random. It solves the game when it is made.
 
-    def __init__(self, game: TextGame) -> None:
+    Args:
+        epsilon: Each of its moves is a random legal one with this probability: an opponent between perfect and random.
+    """
+
+    def __init__(self, game: TextGame, epsilon: float = 0.0) -> None:
+        if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not 0 <= epsilon <= 1:
+            raise ValueError(f"minimax: epsilon must be a probability, from 0 to 1, not {epsilon!r}")
         if game.num_players != 2 or game.has_chance or not game.perfect_information:
             raise ValueError(f"minimax needs two players, no chance and nothing hidden; {type(game).__name__} differs")
         if opening(game).legal_actions() is None:
             raise ValueError(f"minimax needs a game that lists its legal actions; {type(game).__name__} does not")
         minimax_value(opening(game))
+        self.epsilon, self._at_random = epsilon, Random(game)
 
     def choose(self, game: TextGame, rng: np.random.Generator) -> str:
+        if self.epsilon and rng.random() < self.epsilon:
+            return self._at_random.choose(game, rng)
         sign = 1.0 if game.current_player == 0 else -1.0
         scored = [(sign * minimax_value(child), action) for action, child in _children(game)]
         top = max(value for value, _ in scored)

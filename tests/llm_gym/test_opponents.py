@@ -133,6 +133,25 @@ def test_minimax_never_loses_at_tic_tac_toe(name: str) -> None:
     assert max(results(make(name, "minimax", seat="alternate"), 30)) <= 0
 
 
+def test_minimax_errs_with_the_probability_epsilon() -> None:
+    """On a board where one of five moves is right, it plays one of the other four in 4 / 5 of its random moves."""
+    game = TicTacToe()
+    game.reset(np.random.default_rng(0))
+    for action in ("0", "3", "1", "4"):
+        game.apply(action)  # X wins at 2; O threatens 5
+    rng = np.random.default_rng(1)
+    for epsilon in (0, 0.5, 1.0):
+        player = make_player(f"minimax(epsilon={epsilon})", game)
+        wrong = sum(player.choose(game, rng) != "2" for _ in range(2000))
+        assert abs(wrong / 2000 - epsilon * 0.8) < 0.04, epsilon
+
+
+@pytest.mark.parametrize("epsilon", ["-0.1", "1.5", "True", "'0.5'"])
+def test_an_epsilon_that_is_no_probability_is_refused(epsilon: str) -> None:
+    with pytest.raises(ValueError, match="settings of minimax: epsilon|from 0 to 1"):
+        make_player(f"minimax(epsilon={epsilon})", TicTacToe())
+
+
 @pytest.mark.parametrize(
     "name", ["tic_tac_toe", "misere(game=tic_tac_toe())", "nim", "hex(board_size=3)", "clobber(rows=3,columns=3)"]
 )
