@@ -27,11 +27,13 @@ from algos.maths.losses import (
     sequence_log_ratio,
 )
 from algos.rollout.batching import Batch
+from algos.rollout.credit import turn_credit
 from algos.rollout.play import Rollout, make_envs
 from algos.rollout.records import Episode, Row, to_rows
 from algos.rollout.selfplay import SelfPlay, make_aec
 from algos.run import learner as runs
 from algos.run.config import ConfigError, Section
+from algos.run.figures import importance_figures
 from algos.run.learner import Divergence, Learner, TrainConfig
 from algos.run.optimise import annealed, optimise
 
@@ -121,7 +123,7 @@ def advantage(config: GrpoConfig, groups: list[list[Episode]]) -> tuple[list[Row
             for turn in episode.turns:
                 turn.advantage = value
         if config.grpo.credit == "turn":
-            runs.turn_credit(group)
+            turn_credit(group)
         for episode in group:
             episode_rows = to_rows(episode.turns, [[turn.advantage] * len(turn.action_ids) for turn in episode.turns])
             if config.grpo.drop_no_signal and config.grpo.credit == "turn":
@@ -148,7 +150,7 @@ def batch_loss(
     figures |= {"policy/ratio": ratio, "policy/engine_difference": (logprobs - old).abs(), "losses/policy": loss}
     if grpo.importance_cap:
         loss = loss * batch.actions("importance")
-        figures |= runs.importance_figures(batch)
+        figures |= importance_figures(batch)
     for divergence in kl:
         loss = loss + kl_coef * divergence
         figures["policy/kl_to_reference"] = divergence

@@ -28,6 +28,7 @@ from algos.rollout.play import Rollout, make_envs
 from algos.rollout.records import Episode, Row, to_rows
 from algos.run import learner as runs
 from algos.run.config import ConfigError, Section
+from algos.run.figures import importance_figures
 from algos.run.learner import Divergence, Learner, TrainConfig
 from algos.run.optimise import annealed, optimise
 
@@ -175,7 +176,7 @@ def batch_loss(
     figures |= {"losses/policy": policy_loss, "losses/value": value_loss}
     if ppo.importance_cap:
         policy_loss = policy_loss * batch.actions("importance")
-        figures |= runs.importance_figures(batch)
+        figures |= importance_figures(batch)
     loss = policy_loss + ppo.value_coef * value_loss - ppo.entropy_coef * entropy
     for divergence in kl:
         figures["policy/kl_to_reference"] = divergence

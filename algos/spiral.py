@@ -25,12 +25,14 @@ from algos.maths.advantages import RoleBaseline
 from algos.maths.losses import Aggregation, clipped_surrogate, kl_estimate, policy_gradient_loss
 from algos.model.snapshot import Magnet, PastSelves, Snapshot
 from algos.rollout.batching import Batch
+from algos.rollout.credit import turn_credit
 from algos.rollout.engine import Engine
 from algos.rollout.hf import HFEngine
 from algos.rollout.records import Episode, Row, to_rows
 from algos.rollout.selfplay import SelfPlay, make_aec
 from algos.run import learner as runs
 from algos.run.config import ConfigError, Section
+from algos.run.figures import importance_figures
 from algos.run.learner import Divergence, Learner, TrainConfig
 from algos.run.optimise import annealed, optimise
 
@@ -120,7 +122,7 @@ def advantage(
         for turn in episode.turns:
             turn.advantage = value
     if credit == "turn":
-        runs.turn_credit(episodes, gathered=True)
+        turn_credit(episodes, gathered=True)
     rows: list[Row] = []
     for episode in episodes:
         rows += to_rows(episode.turns, [[turn.advantage] * len(turn.action_ids) for turn in episode.turns])
@@ -148,7 +150,7 @@ def batch_loss(
     figures |= {"policy/ratio": ratio, "policy/engine_difference": (logprobs - old).abs(), "losses/policy": loss}
     if spiral.importance_cap:
         loss = loss * batch.actions("importance")
-        figures |= runs.importance_figures(batch)
+        figures |= importance_figures(batch)
     loss = loss - entropy_coef * entropy
     for divergence in kl:
         loss = loss + kl_coef * divergence

@@ -9,18 +9,16 @@ import contextlib
 import math
 import os
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import nn
 from tqdm import tqdm
 
-from algos.maths.advantages import same_state
 from algos.model.forward import Policy
 from algos.model.load import check_settings, load_model
 from algos.model.reference import Reference
@@ -34,6 +32,7 @@ from algos.run import checkpoint, offline, processes, sharding
 from algos.run.config import Config, ConfigError, EnvSection, OptimSection, die, load
 from algos.run.curriculum import Curriculum, CurriculumSection, draw_tasks
 from algos.run.evaluate import Evaluator, Phase, check_evaluations
+from algos.run.figures import describe
 from algos.run.interrupt import StopSignal
 from algos.run.optimise import learning_rate
 from algos.run.replay import Replay, ReplaySection
@@ -387,57 +386,3 @@ class Learner:
 def columns(reference: bool, importance_cap: float | None) -> list[str]:
     """The columns that :meth:`Learner.annotate` gives rows."""
     return ["reference"] * reference + ["importance", "engine_difference"] * bool(importance_cap)
-
-
-def importance_figures(batch: Batch) -> dict[str, torch.Tensor]:
-    """What to report of the correction between engine and trainer, ``[tokens]`` each."""
-    weights = batch.actions("importance")
-    figures = {"policy/importance": weights, "policy/importance_squared": weights.square()}
-    return figures | {"policy/engine_difference": batch.actions("engine_difference")}
-
-
-def turn_credit(episodes: Sequence[Episode], gathered: bool = False) -> None:
-    """Compares each turn with those of ``episodes`` that answered the same prompt; one without company keeps its own.
-
-    Args:
-        gathered: With those of all processes, each of which has to call it.
-    """
-    turns = [turn for episode in episodes for turn in episode.turns]
-    to_go = [sum(t.reward for t in episode.turns[i:]) for episode in episodes for i in range(len(episode.turns))]
-    mine = [(tuple(turn.prompt_ids), value) for turn, value in zip(turns, to_go, strict=True)]
-    first, everyone = 0, mine
-    if gathered:
-        first = sum(gather_object([len(mine)])[: PartialState().process_index])
-        everyone = gather_object(mine)
-    numbers: dict[tuple[int, ...], int] = {}
-    states = torch.tensor([numbers.setdefault(prompt, len(numbers)) for prompt, _ in everyone], dtype=torch.long)
-    credit, company = same_state(torch.tensor([value for _, value in everyone], dtype=torch.float64), states)
-    for turn, value, others in zip(turns, credit.tolist()[first:], company.tolist()[first:]):
-        turn.advantage = value if others > 1 else turn.advantage
-
-
-def describe(episodes: Sequence[Episode]) -> dict[str, float]:
-    """What the episodes of a step were like."""
-    turns = [turn for episode in episodes for turn in episode.turns]
-    returns = np.array([episode.total_reward for episode in episodes])
-    outcomes = Counter(episode.outcome for episode in episodes)
-    parses = Counter(turn.parse for turn in turns)
-    metrics = {"reward/mean": float(returns.mean()), "reward/std": float(returns.std())}
-    terms: defaultdict[str, float] = defaultdict(float)
-    for episode in episodes:
-        for name, value in episode.info.get("reward_terms", {}).items():
-            terms[name] += value
-    if len(terms) > 1:
-        metrics |= {f"reward/{name}": total / len(episodes) for name, total in terms.items()}
-    for name in ("win", "draw", "loss", "invalid", "solved", "failed", "truncated"):
-        if outcomes[name] or name in ("win", "loss", "invalid"):
-            metrics[f"outcome/{name}"] = outcomes[name] / len(episodes)
-    seats = sorted({episode.player for episode in episodes})
-    for seat in seats if len(seats) > 1 else ():  # in self-play the rates over all seats say nothing
-        of_seat = [episode.outcome for episode in episodes if episode.player == seat]
-        metrics[f"outcome/win_seat_{seat}"] = of_seat.count("win") / len(of_seat)
-    metrics |= {f"parse/{name}": parses[name] / max(len(turns), 1) for name in ("ok", "malformed", "illegal")}
-    lengths = [len(turn.action_ids) for turn in turns]
-    cut = sum(turn.stop_reason == "length" for turn in turns)
-    metrics |= {"reply/tokens": float(np.mean(lengths or [0])), "reply/cut": cut / max(len(turns), 1)}
-    return metrics | {"tokens/sampled": float(sum(lengths)), "episode/turns": len(turns) / len(episodes)}

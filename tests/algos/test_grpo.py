@@ -17,7 +17,8 @@ from algos.rollout.play import Rollout
 from algos.rollout.records import Episode, Turn
 from algos.rollout.selfplay import SelfPlay
 from algos.run.config import ConfigError
-from algos.run.learner import Learner, describe
+from algos.run.figures import describe
+from algos.run.learner import Learner
 from algos.run.optimise import learning_rate
 
 

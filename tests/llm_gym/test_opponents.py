@@ -148,7 +148,7 @@ def test_minimax_errs_with_the_probability_epsilon() -> None:
 
 @pytest.mark.parametrize("epsilon", ["-0.1", "1.5", "True", "'0.5'"])
 def test_an_epsilon_that_is_no_probability_is_refused(epsilon: str) -> None:
-    with pytest.raises(ValueError, match="settings of minimax: epsilon|from 0 to 1"):
+    with pytest.raises(ValueError, match=r"settings of minimax: epsilon|from 0 to 1"):
         make_player(f"minimax(epsilon={epsilon})", TicTacToe())
 
 
