@@ -150,7 +150,7 @@ RECIPES = {
         note="Every win is a program that the sandbox ran twice. It settles on few of them: 53 in 1,000, from 866.",
     ),
     "grpo_prediction_both": Recipe(
-        "GRPO, prediction game, both seats learning: the generator's share of wins in training",
+        "GRPO, prediction game, both seats learning: the generator's wins against the scripted predictor",
         "grpo_prediction_tiny",
         "win_rate",
         "outcome/win_seat_0",
@@ -161,6 +161,10 @@ RECIPES = {
             *("--eval.also", "[{name: predictor, seat: 1, opponent: reference, episodes: 500}]"),
         ),
         more=("distinct_replies", "also.predictor.win_rate"),
+        note="The curve is the generator's share of wins against the policy's own predictor: 0.5 at first, 0.99 from "
+        "step 400 on. That seat collapses: a model of this size foresees 1.6 % of fair programs, before training and "
+        "after, so a fair program of one line wins as surely as a longer one and is easier to write. The scripted "
+        "predictor foresees every program of one line, and wins.",
     ),
     "grpo_mbpp": Recipe(
         "GRPO, MBPP (own 20 training tasks): tasks solved",
