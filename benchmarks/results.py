@@ -106,7 +106,7 @@ RECIPES = {
         "parse/ok",
         "none set",
         more=("invalid_rate",),
-        note="Too short to learn the game: most games still end with an invalid reply.",
+        note="Four turns a game. Against itself it comes to give nothing away: nearly all games of training are drawn.",
     ),
     "spiral_mixed": Recipe(
         "SPIRAL, three games mixed: losses to random at tic-tac-toe",
