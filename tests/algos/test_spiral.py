@@ -233,9 +233,12 @@ def test_the_averaged_weights_are_what_is_evaluated_and_exported(tiny_folder: Pa
         spiral.main([word for name, value in given.items() for word in (f"--{name}", str(value))])
         return dict(json.loads((folder / "summary.json").read_text()))
 
-    summary = run(tmp_path / "run", tiny_folder, run__max_steps=2, optim__average_decay=0.5)
-    (newest,) = checkpoint.all_of(tmp_path / "run")
+    summary = run(tmp_path / "run", tiny_folder, run__max_steps=2, run__save_every=1, optim__average_decay=0.5)
+    first, newest = checkpoint.all_of(tmp_path / "run")
     average, trained = load_file(tmp_path / "run/average/model.safetensors"), load_file(newest / "model.safetensors")
+    began, once = load_file(tiny_folder / "model.safetensors"), load_file(first / "model.safetensors")
+    for name, value in average.items():
+        torch.testing.assert_close(value, began[name] / 4 + once[name] / 4 + trained[name] / 2)
     kept = checkpoint.load_state(newest)["kept"]["average"]
     assert all(torch.equal(average[name], kept[name]) for name in kept)
     assert not any(torch.equal(average[name], trained[name]) for name in kept)

@@ -93,6 +93,23 @@ def test_several_epochs_and_minibatches_with_kl_do_not_depend_on_micro_batches(
 
 
 @pytest.mark.usefixtures("float64")
+def test_a_minibatch_is_an_optimizer_step_of_its_own(accelerator: Accelerator) -> None:
+    """With steps too small to matter to the next one: two halves, each a mean of its own, come twice as far as one."""
+    rows = [row for row in some_rows(40) if row.action_tokens == 3][:2]
+    lr = 1e-7
+    start = torch.cat([value.flatten() for value in micro_model().parameters()])
+
+    def moved(**settings: Any) -> torch.Tensor:
+        after, _ = updated(copy.deepcopy(rows), accelerator, optim__lr=lr, **settings)
+        return (torch.cat([value.flatten() for value in after.values()]) - start) / lr
+
+    once = moved()
+    assert once.norm() > 0.1
+    torch.testing.assert_close(moved(grpo__minibatches=2), 2 * once, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(moved(grpo__epochs=3), 3 * once, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("float64")
 def test_gradients_are_scaled_down_to_the_largest_norm_allowed(accelerator: Accelerator) -> None:
     start = dict(micro_model().named_parameters())
     free, metrics = updated(some_rows(7), accelerator)
