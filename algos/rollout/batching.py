@@ -13,6 +13,9 @@ from torch import Tensor
 
 from algos.rollout.records import Row
 
+BEGINNING = 24
+"""Prompts that have so many tokens in common are taken for the same game's."""
+
 
 @dataclass
 class Prompts:
@@ -101,6 +104,22 @@ class Batch:
         return self.weights[:, None].expand_as(self.action_mask)[self.action_mask]
 
 
+def alike(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
+    """The indices of ``prompts``, those that begin alike together, each in their order.
+
+    Where several games are mixed, all prompts together begin with nothing in common, and nothing would be shared.
+
+    Args:
+        size: How many are run at a time. Beginnings of fewer prompts than that, and than 16, stay together: the last.
+    """
+    groups: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+    for index, prompt in enumerate(prompts):
+        groups[tuple(prompt[:BEGINNING])].append(index)
+    large = [group for group in groups.values() if len(group) >= min(size, 16)]
+    rest = sorted({*range(len(prompts))}.difference(*large))
+    return large + [rest] * bool(rest)
+
+
 def merge_equal(rows: Sequence[Row]) -> list[Row]:
     """Rows with the same tokens and advantages of the same sign as one, of their weight and mean advantage.
 
@@ -126,11 +145,12 @@ def merge_equal(rows: Sequence[Row]) -> list[Row]:
 def micro_batches(
     rows: Sequence[Row], size: int, device: torch.device | str = "cpu"
 ) -> Iterator[tuple[list[Row], Batch]]:
-    """Cuts rows into batches of at most ``size``, like lengths and prompts together to waste little padding."""
-    ordered = sorted(rows, key=lambda row: (len(row.ids), len(row.prompt_ids), row.prompt_ids))
-    for start in range(0, len(ordered), size):
-        part = ordered[start : start + size]
-        yield part, Batch.of(part, device)
+    """Cuts rows into batches of at most ``size``, like games, lengths and prompts together to waste little."""
+    for game in alike([row.prompt_ids for row in rows], size):
+        ordered = sorted((rows[i] for i in game), key=lambda row: (len(row.ids), len(row.prompt_ids), row.prompt_ids))
+        for start in range(0, len(ordered), size):
+            part = ordered[start : start + size]
+            yield part, Batch.of(part, device)
 
 
 def annotate(

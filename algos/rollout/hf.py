@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from algos.model.forward import causal_lm, prefill
-from algos.rollout.batching import Prompts
+from algos.rollout.batching import Prompts, alike
 
 
 @dataclass
@@ -53,11 +53,13 @@ class HFEngine:
         """
         training = self.model.training
         self.model.eval()
-        samples: list[Sample] = []
-        for start in range(0, len(prompts), self.batch_size):
-            samples += self._batch(prompts[start : start + self.batch_size], temperature, generator)
+        samples: dict[int, Sample] = {}
+        for game in alike(prompts, self.batch_size):
+            for start in range(0, len(game), self.batch_size):
+                part = game[start : start + self.batch_size]
+                samples |= zip(part, self._batch([prompts[i] for i in part], temperature, generator), strict=True)
         self.model.train(training)
-        return samples
+        return [samples[i] for i in range(len(prompts))]
 
     def _batch(self, prompts: Sequence[list[int]], temperature: float, generator: torch.Generator) -> list[Sample]:
         decoder, head = causal_lm(self.model).get_decoder(), causal_lm(self.model).get_output_embeddings()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from micro import some_rows
 
-from algos.rollout.batching import Batch, Prompts, micro_batches
+from algos.rollout.batching import Batch, Prompts, alike, micro_batches
 from algos.rollout.records import Row
 
 
@@ -43,6 +43,21 @@ def test_each_action_token_carries_the_weight_of_its_row() -> None:
         row.weight = number + 0.5
     weights = Batch.of(rows).action_weights().tolist()
     assert weights == [row.weight for row in rows for _ in range(row.action_tokens)]
+
+
+def test_prompts_of_one_game_are_kept_together() -> None:
+    """Mixed games begin differently: in one batch they would share nothing, and every prompt would be run whole."""
+    rules = [[game] * 30 for game in (1, 2, 3)]
+    prompts = [rules[i % 3] + [40 + i] for i in range(60) if i % 3 != 2 or i < 9]
+    groups = alike(prompts, 256)
+    assert [sorted({prompts[i][0] for i in group}) for group in groups] == [[1], [2], [3]]
+    assert sorted(i for group in groups for i in group) == list(range(len(prompts)))
+    assert alike([[i, i] for i in range(40)], 256) == [
+        list(range(40))
+    ]  # nothing in common: as many at a time as can be
+    assert alike([], 256) == []
+    rows = [Row(prompt, [5], [True], [-1.0], [1.0]) for prompt in prompts]
+    assert [len(batch.prompts.prefix) for _, batch in micro_batches(rows, 256)] == [30, 30, 30]
 
 
 def test_micro_batches_hold_every_row_once_whatever_their_size() -> None:
