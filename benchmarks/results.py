@@ -107,7 +107,7 @@ RECIPES = {
         "parse/ok",
         "none set",
         more=("invalid_rate",),
-        note="Four turns a game. Against itself it comes to give nothing away: nearly all games of training are drawn.",
+        note="Four turns a game. Few games of training are won: about 4 % at first, about 1 % at the end.",
     ),
     "spiral_mixed": Recipe(
         "SPIRAL, three games mixed: losses to random at tic-tac-toe",
@@ -123,7 +123,7 @@ RECIPES = {
         "rules_satisfied",
         "reward/rules",
         "8 of 10",
-        note="It settles on one password that keeps nine rules and never copies the CAPTCHA, which differs by episode. "
+        note="It settles on 6 to 15 passwords in 1,000, of nine rules; it misses the CAPTCHA, which differs each time. "
         "Twice the warm start would be 11.7 of 10 rules.",
     ),
     "grpo_password": Recipe(
@@ -164,8 +164,8 @@ RECIPES = {
         more=("distinct_replies", "also.predictor.win_rate"),
         note="The curve is the generator's share of wins against the policy's own predictor: 0.5 at first, 0.99 from "
         "step 400 on. That seat collapses: a model of this size foresees 1.6 % of fair programs, before training and "
-        "after, so a fair program of one line wins as surely as a longer one and is easier to write. The scripted "
-        "predictor foresees every program of one line, and wins.",
+        "after, so any fair program wins. The scripted predictor foresees every program of one line, and comes to win "
+        "nearly always.",
     ),
     "grpo_mbpp": Recipe(
         "GRPO, MBPP (own 20 training tasks): tasks solved",

@@ -52,9 +52,7 @@ def test_prompts_of_one_game_are_kept_together() -> None:
     groups = alike(prompts, 256)
     assert [sorted({prompts[i][0] for i in group}) for group in groups] == [[1], [2], [3]]
     assert sorted(i for group in groups for i in group) == list(range(len(prompts)))
-    assert alike([[i, i] for i in range(40)], 256) == [
-        list(range(40))
-    ]  # nothing in common: as many at a time as can be
+    assert alike([[i, i] for i in range(40)], 256) == [list(range(40))]  # nothing in common: all at a time
     assert alike([], 256) == []
     rows = [Row(prompt, [5], [True], [-1.0], [1.0]) for prompt in prompts]
     assert [len(batch.prompts.prefix) for _, batch in micro_batches(rows, 256)] == [30, 30, 30]
