@@ -20,6 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from algos.maths.advantages import group_relative, has_signal
+from algos.maths.logprobs import Direction
 from algos.maths.losses import (
     Aggregation,
     clipped_surrogate,
@@ -59,6 +60,9 @@ class GrpoSection(Section):
     )
     kl_coef: float = Field(0.0, ge=0, description="Weight of the divergence from the starting model; 0: no reference.")
     final_kl_coef: float | None = Field(None, ge=0, description="The weight falls linearly to this; null: it stays.")
+    kl_direction: Direction = Field(
+        "reverse", description="reverse: KL(policy || reference). forward: KL(reference || policy), which keeps trying."
+    )
     drop_no_signal: bool = Field(
         True, description="Leave out what tells nothing (DAPO). False: it is still held near the reference by kl_coef."
     )
@@ -138,7 +142,7 @@ def batch_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of each action token of the batch, and figures to report; all ``[tokens]``."""
     grpo = config.grpo
-    logprobs, entropy, *kl = policy(batch, reference.hidden(batch) if reference else None)
+    logprobs, entropy, *kl = policy(batch, reference.hidden(batch) if reference else None, grpo.kl_direction)
     old = batch.actions("old_logprobs")
     log_ratio = logprobs - old
     if grpo.ratio == "turn":

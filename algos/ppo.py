@@ -21,6 +21,7 @@ from pydantic import Field
 from torch import Tensor
 
 from algos.maths.advantages import RunningScale, explained_variance, gae, whiten
+from algos.maths.logprobs import Direction
 from algos.maths.losses import AdaptiveKL, Aggregation, clipped_surrogate, clipped_value_loss, kl_estimate
 from algos.model.critic import ActorCritic
 from algos.rollout.batching import Batch
@@ -54,6 +55,9 @@ class PpoSection(Section):
     kl_coef: float = Field(0.0, ge=0, description="Weight of the divergence from the starting model; 0: no reference.")
     final_kl_coef: float | None = Field(None, ge=0, description="The weight falls linearly to this; null: it stays.")
     kl_in: Literal["reward", "loss"] = Field("loss", description="Where the divergence is counted.")
+    kl_direction: Direction = Field(
+        "reverse", description="reverse: KL(policy || reference). forward: KL(reference || policy), which keeps trying."
+    )
     kl_target: float | None = Field(None, gt=0, description="Steer kl_coef towards this divergence; null: it is given.")
     kl_horizon: float = Field(10.0, gt=0, description="So many steps change a steered kl_coef by at most a fifth.")
     importance_cap: float | None = Field(
@@ -74,6 +78,8 @@ def check(config: PpoConfig) -> None:
         raise ConfigError("ppo.kl_target steers ppo.kl_coef, which is 0: give it a value to begin with")
     if config.ppo.final_kl_coef and not config.ppo.kl_coef:
         raise ConfigError("ppo.final_kl_coef is where ppo.kl_coef ends, which is 0: give it a value to begin with")
+    if config.ppo.kl_direction == "forward" and in_reward(config.ppo):
+        raise ConfigError("ppo.kl_direction forward is no reward of the tokens sampled: set ppo.kl_in loss")
     if config.ppo.kl_target and config.ppo.final_kl_coef is not None:
         raise ConfigError("ppo.kl_target and ppo.final_kl_coef both move ppo.kl_coef: leave one out")
     if config.ppo.critic == "separate" and config.model.quantize:
@@ -165,7 +171,7 @@ def batch_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of each action token of the batch, and figures to report; all ``[tokens]``."""
     ppo = config.ppo
-    logprobs, entropy, values, *kl = policy(batch, reference.hidden(batch) if reference else None)
+    logprobs, entropy, values, *kl = policy(batch, reference.hidden(batch) if reference else None, ppo.kl_direction)
     old = batch.actions("old_logprobs")
     ratio = (logprobs - old).exp()
     policy_loss = clipped_surrogate(logprobs - old, batch.actions("advantages"), ppo.clip_low, ppo.clip_high)

@@ -22,6 +22,7 @@ from pydantic import Field
 from torch import Tensor
 
 from algos.maths.advantages import RoleBaseline
+from algos.maths.logprobs import Direction
 from algos.maths.losses import Aggregation, clipped_surrogate, kl_estimate, policy_gradient_loss
 from algos.model.snapshot import Magnet, PastSelves, Snapshot
 from algos.rollout.batching import Batch
@@ -55,6 +56,9 @@ class SpiralSection(Section):
     final_entropy_coef: float | None = Field(None, ge=0, description="It falls linearly to this; null: it stays.")
     kl_coef: float = Field(0.0, ge=0, description="Weight of the divergence from the magnet; 0: there is none.")
     final_kl_coef: float | None = Field(None, ge=0, description="It falls linearly to this; null: it stays.")
+    kl_direction: Direction = Field(
+        "reverse", description="reverse: KL(policy || magnet). forward: KL(magnet || policy), which keeps trying."
+    )
     magnet_every: int = Field(0, ge=0, description="The magnet becomes the policy every so many steps; 0: never.")
     past_share: float = Field(0.0, ge=0, lt=1, description="Share of games in which a past self holds one seat.")
     past_every: int = Field(20, ge=1, description="A past self is taken every so many steps.")
@@ -139,7 +143,7 @@ def batch_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of each action token of the batch, and figures to report; all ``[tokens]``."""
     spiral = config.spiral
-    logprobs, entropy, *kl = policy(batch, magnet.hidden(batch) if magnet else None)
+    logprobs, entropy, *kl = policy(batch, magnet.hidden(batch) if magnet else None, spiral.kl_direction)
     old, advantages = batch.actions("old_logprobs"), batch.actions("advantages")
     ratio = (logprobs - old).exp()
     loss = policy_gradient_loss(logprobs, advantages)

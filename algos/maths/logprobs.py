@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ CHUNK = 2048
 Reference = tuple[Tensor, Tensor]
 """Another model's hidden states for the same tokens, ``[tokens, width]``, and its output weights."""
 
+Direction = Literal["reverse", "forward"]
+"""Which divergence from a reference: KL(policy || reference) or KL(reference || policy)."""
+
 
 def token_logprobs(
     hidden: Tensor,
@@ -24,11 +28,14 @@ def token_logprobs(
     temperature: float,
     reference: Reference | None = None,
     chunk: int = CHUNK,
+    direction: Direction = "reverse",
 ) -> tuple[Tensor, ...]:
     """Log-probability of each target under softmax(head(hidden) / temperature), and that distribution's entropy.
 
-    With a reference also KL(policy || reference) of the two distributions at each token, exact over the vocabulary: of
-    the same mean as an estimate from the sampled token alone, and without its variance (arXiv 2504.10637).
+    With a reference also the divergence of the two distributions at each token, exact over the vocabulary: of the same
+    mean as an estimate from the sampled token alone, and without its variance (arXiv 2504.10637). Reverse, KL(policy ||
+    reference), lets the policy give up what it takes for bad; forward, KL(reference || policy), keeps every token that
+    the reference would say within reach, so that the policy goes on trying it.
 
     Args:
         hidden: Last hidden states, ``[tokens, width]``.
@@ -50,7 +57,9 @@ def token_logprobs(
         found = log_p.gather(-1, t[:, None])[:, 0], -(p * log_p).sum(-1)
         if other is None or reference is None:
             return found
-        return *found, (p * (log_p - log_softmax(functional.linear(other, reference[1])))).sum(-1)
+        log_q = log_softmax(functional.linear(other, reference[1]))
+        gap = log_p - log_q if direction == "reverse" else log_q - log_p
+        return *found, ((p if direction == "reverse" else log_q.exp()) * gap).sum(-1)
 
     others: Sequence[Tensor | None] = (
         [None] * (len(hidden) // chunk + 1) if reference is None else reference[0].split(chunk)

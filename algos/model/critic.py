@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from algos.maths.logprobs import Reference, token_logprobs
+from algos.maths.logprobs import Direction, Reference, token_logprobs
 from algos.model.forward import Policy, action_hidden, causal_lm, recomputing
 from algos.rollout.batching import Batch
 
@@ -50,12 +50,14 @@ class ActorCritic(Policy):
         super().__init__(model, temperature)
         self.critic = Critic(model, separate)
 
-    def forward(self, batch: Batch, reference: Reference | None = None) -> tuple[Tensor, ...]:
+    def forward(
+        self, batch: Batch, reference: Reference | None = None, direction: Direction = "reverse"
+    ) -> tuple[Tensor, ...]:
         """Log-probabilities, entropies, values and, with a reference, divergences; ``[tokens]`` each, row by row."""
         with recomputing(self.model) as checkpointed:
             hidden = action_hidden(self.model, batch, self.share_prompts and not checkpointed)
         head = causal_lm(self.model).get_output_embeddings()
         logprobs, entropy, *kl = token_logprobs(
-            hidden, batch.actions("ids"), head, self.temperature, reference, self.chunk
+            hidden, batch.actions("ids"), head, self.temperature, reference, self.chunk, direction
         )
         return logprobs, entropy, self.critic(hidden, batch, self.share_prompts), *kl

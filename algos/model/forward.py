@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from algos.maths.logprobs import CHUNK, Reference, token_logprobs
+from algos.maths.logprobs import CHUNK, Direction, Reference, token_logprobs
 from algos.rollout.batching import Batch, Prompts
 
 
@@ -100,12 +100,14 @@ class Policy(nn.Module):
         self.share_prompts = share_prompts
         self.chunk = CHUNK
 
-    def forward(self, batch: Batch, reference: Reference | None = None) -> tuple[Tensor, ...]:
+    def forward(
+        self, batch: Batch, reference: Reference | None = None, direction: Direction = "reverse"
+    ) -> tuple[Tensor, ...]:
         """Log-probabilities, entropies and, with a reference, divergences from it; ``[tokens]`` each, row by row."""
         with recomputing(self.model) as checkpointed:
             hidden = action_hidden(self.model, batch, self.share_prompts and not checkpointed)
         head = causal_lm(self.model).get_output_embeddings()
-        return token_logprobs(hidden, batch.actions("ids"), head, self.temperature, reference, self.chunk)
+        return token_logprobs(hidden, batch.actions("ids"), head, self.temperature, reference, self.chunk, direction)
 
     @torch.no_grad()
     def hidden(self, batch: Batch) -> Reference:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import ctypes
 import os
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from algos.run.config import ConfigError, ModelSection
 from algos.run.offline import is_true
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
@@ -33,6 +36,7 @@ def start(model: ModelSection, max_grad_norm: float, trackers: list[Any], projec
     check_launch(model)
     on_cpu, deepspeed = not torch.cuda.is_available(), _asked_for("DEEPSPEED")
     if on_cpu:
+        keep_freed_memory()
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # imported wherever it is installed, it warns
     accelerator = Accelerator(
         mixed_precision=PRECISION[model.dtype],
@@ -57,6 +61,14 @@ def start(model: ModelSection, max_grad_norm: float, trackers: list[Any], projec
     if accelerator.num_processes > 1 or deepspeed:
         accelerator.print(say(accelerator))
     return accelerator
+
+
+def keep_freed_memory() -> None:
+    """Has glibc keep what tensors free: given back, every page of the next one has to be cleared by the kernel anew."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library, which manages memory in its own way
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_MMAP_THRESHOLD, 2**30)
 
 
 def check_launch(model: ModelSection) -> None:

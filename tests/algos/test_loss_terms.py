@@ -11,6 +11,7 @@ from micro import micro_model, some_rows
 from torch import Tensor
 
 from algos import grpo, ppo, spiral
+from algos.maths.logprobs import Direction
 from algos.model.forward import Policy
 from algos.model.reference import Reference
 from algos.rollout.batching import Batch
@@ -24,8 +25,8 @@ class WithValues:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
 
-    def __call__(self, batch: Batch, reference: Any = None) -> tuple[Tensor, ...]:
-        logprobs, entropy, *kl = self.policy(batch, reference)
+    def __call__(self, batch: Batch, reference: Any = None, direction: Direction = "reverse") -> tuple[Tensor, ...]:
+        logprobs, entropy, *kl = self.policy(batch, reference, direction)
         return logprobs, entropy, torch.zeros_like(logprobs), *kl
 
 
@@ -39,20 +40,24 @@ def parts() -> tuple[Batch, Any, Reference]:
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("algorithm", ["grpo", "spiral", "ppo"])
-def test_the_loss_grows_with_the_divergence_from_the_reference(algorithm: str) -> None:
+@pytest.mark.parametrize("direction", ["reverse", "forward"])
+def test_the_loss_grows_with_the_divergence_from_the_reference(algorithm: str, direction: Direction) -> None:
     batch, policy, reference = parts()
+    way = {"kl_direction": direction}
 
     def loss(weight: float) -> tuple[Tensor, dict[str, Tensor]]:
         if algorithm == "grpo":
-            return grpo.batch_loss(grpo.GrpoConfig(), batch, policy, reference, weight)
+            return grpo.batch_loss(grpo.GrpoConfig.model_validate({"grpo": way}), batch, policy, reference, weight)
         if algorithm == "spiral":
-            return spiral.batch_loss(spiral.SpiralConfig(), batch, policy, reference, weight, 0.0)
-        config = ppo.PpoConfig.model_validate({"ppo": {"kl_coef": 1.0, "kl_in": "loss"}})
-        return ppo.batch_loss(config, batch, WithValues(policy), reference, weight)  # type: ignore[arg-type]
+            config = spiral.SpiralConfig.model_validate({"spiral": way})
+            return spiral.batch_loss(config, batch, policy, reference, weight, 0.0)
+        ppo_config = ppo.PpoConfig.model_validate({"ppo": {"kl_coef": 1.0, "kl_in": "loss"} | way})
+        return ppo.batch_loss(ppo_config, batch, WithValues(policy), reference, weight)  # type: ignore[arg-type]
 
     (without, figures), (with_it, _) = loss(0.0), loss(0.3)
     divergence = figures["policy/kl_to_reference"]
     assert divergence.mean() > 0.1  # another model is far away
+    torch.testing.assert_close(divergence, policy(batch, reference.hidden(batch), direction)[-1], **EXACT)
     torch.testing.assert_close(with_it - without, 0.3 * divergence, **EXACT)
 
 

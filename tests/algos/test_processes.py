@@ -277,3 +277,22 @@ def test_a_step_whose_scaled_gradients_overflow_is_skipped_and_counted() -> None
     metrics = optimise(*given, OptimSection(max_grad_norm=1e9), np.random.default_rng(0))
     assert 0.0 < metrics["optim/grad_norm"] < math.inf
     assert not all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+@pytest.mark.parametrize("kept", [True, False])
+def test_memory_that_tensors_free_is_used_again(kept: bool) -> None:
+    """Page faults of 20 tensors of 40 MB, one after the other: those of one, or of 20."""
+    call = "from algos.run.processes import keep_freed_memory; keep_freed_memory()" if kept else ""
+    script = f"""
+import resource, torch
+{call}
+torch.ones(10_000_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    torch.ones(10_000_000)
+pages = (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize()
+print(pages / 40e6)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert (float(run.stdout) < 2) is kept

@@ -26,6 +26,7 @@ WRONG = [
     ("ppo", "--ppo.kl_target 0.1", "steers ppo.kl_coef, which is 0"),
     ("ppo", "--ppo.kl_target 0.1 --ppo.kl_coef 0.1 --ppo.final_kl_coef 0", "both move ppo.kl_coef"),
     ("ppo", "--ppo.critic separate --model.quantize nf4 --model.lora_rank 4", "4 bits cannot be trained"),
+    ("ppo", "--ppo.kl_direction forward --ppo.kl_coef 0.1 --ppo.kl_in reward", "set ppo.kl_in loss"),
     ("spiral", "--spiral.magnet_every 5", "spiral.magnet_every is of use with a magnet only"),
     ("spiral", "--spiral.final_kl_coef 0.1", "spiral.final_kl_coef is of use with a magnet only"),
     ("spiral", "--env.id llmgym/PasswordGame-v0", "use gymnasium.make"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from algos.maths.logprobs import token_logprobs
+from algos.maths.logprobs import Direction, token_logprobs
 
 TOKENS, WIDTH, VOCABULARY = 50, 8, 23
 
@@ -72,3 +72,20 @@ def test_half_precision_logits_are_normalised_in_float32() -> None:
     assert logprobs.dtype == entropy.dtype == torch.float32
     exact = torch.log_softmax(head(hidden).float(), -1).gather(-1, targets[:, None])[:, 0]
     torch.testing.assert_close(logprobs, exact, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [7, 1000])
+@pytest.mark.parametrize("direction", ["reverse", "forward"])
+def test_the_divergence_from_a_reference_is_exact_in_either_direction(direction: Direction, chunk: int) -> None:
+    hidden, targets, head = inputs()
+    generator = torch.Generator().manual_seed(1)
+    other = torch.randn(TOKENS, WIDTH, generator=generator, dtype=torch.float64)
+    weight = torch.randn(VOCABULARY, WIDTH, generator=generator, dtype=torch.float64)
+    *_, found = token_logprobs(hidden, targets, head, 0.7, (other, weight), chunk, direction)
+    policy = torch.distributions.Categorical(logits=head(hidden) / 0.7)
+    reference = torch.distributions.Categorical(logits=other @ weight.T / 0.7)
+    pair = (policy, reference) if direction == "reverse" else (reference, policy)
+    expected = torch.distributions.kl_divergence(*pair)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    slopes = [torch.autograd.grad(value.sum(), hidden, retain_graph=True)[0] for value in (found, expected)]
+    torch.testing.assert_close(*slopes, rtol=1e-9, atol=1e-12)
