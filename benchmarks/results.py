@@ -42,6 +42,7 @@ class Recipe:
         settings: What is changed on the command line.
         figure: Where in ``before`` and ``after`` of summary.json its score stands, dots for levels.
         curve: The metric that is drawn.
+        also_during: Other metrics of the run whose course matters.
         target: The line it is held against.
         note: What the figures do not say by themselves.
     """
@@ -53,6 +54,7 @@ class Recipe:
     target: str
     settings: tuple[str, ...] = ()
     more: tuple[str, ...] = ()
+    also_during: tuple[str, ...] = ()
     note: str = ""
 
     @property
@@ -88,6 +90,7 @@ RECIPES = {
         "eval/loss_rate",
         "losses 0.05",
         more=("win_rate", "also.minimax.loss_rate"),
+        also_during=("minimax/loss_rate",),
     ),
     "spiral_kuhn": Recipe(
         "SPIRAL, Kuhn poker, self-play: NashConv", "spiral_kuhn_tiny", "nash_conv", "eval/nash_conv", "0.1"
@@ -96,7 +99,7 @@ RECIPES = {
         "SPIRAL, Connect Four, self-play: wins against random",
         "spiral_connectfour_tiny",
         "win_rate",
-        "reward/mean",
+        "eval/win_rate",
         "wins 0.9, above 0.5 against MCTS(10)",
         more=("loss_rate", "also.mcts.win_rate"),
         note="Longer is not better: 220 steps with the same settings and seed came to 80.1 %, and 31.3 % against MCTS.",
@@ -202,6 +205,9 @@ def train(name: str, seed: int, extra: list[str]) -> None:
     entry |= {"threads": os.environ.get("OMP_NUM_THREADS", "all"), "cores": os.cpu_count(), "cpu": platform.machine()}
     entry |= {key: summary[key] for key in ("steps", "episodes", "wall_s", "before", "after")}
     entry["curve"] = [[line["step"], line[recipe.curve]] for line in metrics if recipe.curve in line]
+    entry["during"] = {
+        name: [[line["step"], line[name]] for line in metrics if name in line] for name in recipe.also_during
+    }
     STORE.mkdir(exist_ok=True)
     others = [other for other in kept if other["seed"] != seed]
     file.write_text(json.dumps(sorted([*others, entry], key=lambda one: int(one["seed"])), indent=1) + "\n")
@@ -264,6 +270,9 @@ def write_page() -> None:
         for entry in entries:
             pairs = [f"{shown(entry['before'], f)} | {shown(entry['after'], f)}" for f in figures]
             details.append(f"| {entry['seed']} | {' | '.join(pairs)} | {entry['date']}, {entry['threads']} |")
+        for name_, seed, course in ((n, e["seed"], c) for e in entries for n, c in e.get("during", {}).items()):
+            steps = ", ".join(f"{value:.3g} after {step} steps" for step, value in course)
+            details += ["", f"Seed {seed}, `{name_}`: {steps}."]
     PAGE.write_text("\n".join([*lines, *details]) + "\n")
 
 
