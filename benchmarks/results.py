@@ -84,7 +84,7 @@ RECIPES = {
             *("--grpo.kl_direction", "forward", "--grpo.kl_coef", "0.05"),
         ),
         more=("loss_rate", "seats.0.draw_rate", "seats.1.draw_rate"),
-        note="X draws every game; O is below the line: 88.6, 88.6 and 86.8 % drawn.",
+        note="With the reverse divergence, from 0.1 to 0.01, O drew 88.6, 88.6 and 86.8 % (three seeds).",
     ),
     "spiral_tictactoe": Recipe(
         "SPIRAL, tic-tac-toe, self-play: losses to random",
@@ -94,6 +94,8 @@ RECIPES = {
         "losses 0.05",
         more=("win_rate", "also.minimax.loss_rate"),
         also_during=("minimax/loss_rate",),
+        note="240 steps, the rates falling over them, came to 5.9 % lost to random and 35.7 % to minimax (seed 0), "
+        "in a run that also kept the rows of a prompt in one minibatch, which is no longer done.",
     ),
     "spiral_kuhn": Recipe(
         "SPIRAL, Kuhn poker, self-play: NashConv", "spiral_kuhn_tiny", "nash_conv", "eval/nash_conv", "0.1"
