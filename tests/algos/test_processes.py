@@ -282,7 +282,7 @@ def test_a_step_whose_scaled_gradients_overflow_is_skipped_and_counted() -> None
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
 @pytest.mark.parametrize("kept", [True, False])
 def test_memory_that_tensors_free_is_used_again(kept: bool) -> None:
-    """Page faults of 20 tensors of 40 MB, one after the other: those of one, or of 20."""
+    """Pages that 20 tensors of 40 MB, one after the other, have from the kernel: those of a few of them, or of 20."""
     call = "from algos.run.processes import keep_freed_memory; keep_freed_memory()" if kept else ""
     script = f"""
 import resource, torch
@@ -295,4 +295,4 @@ pages = (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource
 print(pages / 40e6)
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=REPOSITORY)
-    assert (float(run.stdout) < 2) is kept
+    assert float(run.stdout) < 10 if kept else float(run.stdout) >= 19
