@@ -104,7 +104,7 @@ RECIPES = {
         "SPIRAL, Connect Four, self-play: wins against random",
         "spiral_connectfour_tiny",
         "win_rate",
-        "eval/win_rate",
+        "reward/mean",
         "wins 0.9, above 0.5 against MCTS(10)",
         more=("loss_rate", "also.mcts.win_rate"),
         note="Longer is not better: 220 steps with the same settings and seed came to 80.1 %, and 31.3 % against MCTS.",
@@ -275,9 +275,9 @@ def write_page() -> None:
         for entry in entries:
             pairs = [f"{shown(entry['before'], f)} | {shown(entry['after'], f)}" for f in figures]
             details.append(f"| {entry['seed']} | {' | '.join(pairs)} | {entry['date']}, {entry['threads']} |")
-        for name_, seed, course in ((n, e["seed"], c) for e in entries for n, c in e.get("during", {}).items()):
+        for metric, seed, course in ((n, e["seed"], c) for e in entries for n, c in e.get("during", {}).items()):
             steps = ", ".join(f"{value:.3g} after {step} steps" for step, value in course)
-            details += ["", f"Seed {seed}, `{name_}`: {steps}."]
+            details += ["", f"Seed {seed}, `{metric}`: {steps}."]
     PAGE.write_text("\n".join([*lines, *details]) + "\n")
 
 
