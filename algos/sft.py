@@ -2,7 +2,8 @@
 
     python algos/sft.py --config configs/sft_tictactoe_tiny.yaml
 
-Loss: the mean of -log p(token) over the tokens of the demonstrated replies; prompts are not trained.
+Loss: the mean of -log p(token) over the tokens of the demonstrated replies; over those of the prompts too with
+``sft.completion_only_loss: false``.
 """
 
 from __future__ import annotations
@@ -51,6 +52,11 @@ class SftSection(Section):
     batch: int = Field(256, ge=1, description="Replies a step.")
     micro_batch: int = Field(256, ge=1, description="Replies in memory at a time. It never changes the gradient.")
     lr: float = Field(2e-3, gt=0, description="Peak learning rate; linear to 0 after a short warm-up.")
+    completion_only_loss: bool = Field(
+        True,
+        description="Learn the replies only (as in TRL); `false`: what the game says too. Who can foretell a board knows "
+        "which cell each word of it stands for, and learns to play in fewer steps.",
+    )
 
 
 class SftConfig(Config):
@@ -79,8 +85,14 @@ def demonstrate(env: EnvSection, sft: SftSection, seed: int) -> list[Conversatio
     return conversations
 
 
-def as_rows(conversations: list[Conversation], chat: Chat, context: Context) -> list[Row]:
-    """Demonstrations as rows, the replies (and the token that ends them) to be learned."""
+def as_rows(
+    conversations: list[Conversation], chat: Chat, context: Context, completion_only: bool = True
+) -> list[Row]:
+    """Demonstrations as rows, the replies (and the token that ends them) to be learned.
+
+    Args:
+        completion_only: If not, prompts are learned as well, from where the first two of them differ.
+    """
     rows: list[Row] = []
     end = chat.tokenizer.eos_token_id
     for conversation in conversations:
@@ -96,7 +108,17 @@ def as_rows(conversations: list[Conversation], chat: Chat, context: Context) -> 
                 prompt = chat.following(turns[-1].prompt_ids, turns[-1].action_ids, messages)
             turns.append(Turn(prompt, ids, [0.0] * len(ids)))
         rows += to_rows(turns, [[0.0] * len(turn.action_ids) for turn in turns])
-    return rows
+    if completion_only:
+        return rows
+    shared = len(os.path.commonprefix([row.prompt_ids for row in rows]))
+    return [whole(row, min(shared, len(row.prompt_ids) - 1)) for row in rows]
+
+
+def whole(row: Row, start: int) -> Row:
+    """``row`` with every token from ``start`` on to be learned."""
+    ids = row.prompt_ids[start:] + row.ids
+    zeros = [0.0] * len(ids)
+    return Row(row.prompt_ids[:start], ids, [True] * len(ids), zeros, zeros)
 
 
 def fit(model: torch.nn.Module, rows: list[Row], sft: SftSection, seed: int) -> Iterator[float]:
@@ -161,7 +183,8 @@ def tiny_model(env: EnvSection | Sequence[EnvSection], context: Context, sft: Sf
     shares = [demonstrate(section, sft, seed) for section in sections]
     conversations = [talk for talks in zip(*shares, strict=True) for talk in talks]
     model, tokenizer = untrained_tiny(conversations, seed)
-    bar = tqdm(fit(model, as_rows(conversations, Chat(tokenizer), context), sft, seed), total=sft.steps, leave=False)
+    rows = as_rows(conversations, Chat(tokenizer), context, sft.completion_only_loss)
+    bar = tqdm(fit(model, rows, sft, seed), total=sft.steps, leave=False)
     for loss in bar:
         bar.set_description(f"warm start, loss {loss:.3f}", refresh=False)
     unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
@@ -202,10 +225,8 @@ def train(config: SftConfig, sources: dict[str, str]) -> None:
     rollout = Rollout.of(config, make_envs(config.env, config.rollout.episodes), engine, chat)
     tracker = Tracker(config, sources, accelerator, start_step=0)
     before = evaluate(rollout, config.eval.episodes, config.eval.temperature, accelerator)
-    bar = tqdm(
-        fit(model, as_rows(conversations, chat, config.rollout.context), config.sft, config.run.seed),
-        total=config.sft.steps,
-    )
+    rows = as_rows(conversations, chat, config.rollout.context, config.sft.completion_only_loss)
+    bar = tqdm(fit(model, rows, config.sft, config.run.seed), total=config.sft.steps)
     for step, loss in enumerate(bar, 1):
         tracker.log(step, {"losses/sft": loss})
         bar.set_postfix(loss=f"{loss:.3f}", refresh=False)

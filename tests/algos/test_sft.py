@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from algos import sft
+from algos.model.forward import Policy
 from algos.model.load import load_model
 from algos.model.tiny import untrained
+from algos.rollout.batching import Batch
 from algos.rollout.chat import Chat
 from algos.rollout.hf import HFEngine
 from algos.rollout.play import Rollout
@@ -68,6 +70,40 @@ def test_only_the_replies_and_their_end_are_learned(context: sft.Context) -> Non
     learned = [token for row in rows for token, trained in zip(row.ids, row.action_mask, strict=True) if trained]
     said = "".join(f"{reply}<|im_end|>" for conversation in conversations for _, reply in conversation)
     assert tokenizer.decode(learned) == said
+
+
+@pytest.mark.parametrize("context", ["turn", "episode"])
+def test_prompts_are_learned_too_from_where_they_differ(context: sft.Context) -> None:
+    conversations = demonstrate(EnvSection(seat="alternate"), SftSection(episodes=6), seed=0)
+    _, tokenizer = untrained_tiny(conversations, 0)
+    replies = as_rows(conversations, Chat(tokenizer), context)
+    rows = as_rows(conversations, Chat(tokenizer), context, completion_only=False)
+    assert [row.prompt_ids + row.ids for row in rows] == [row.prompt_ids + row.ids for row in replies]
+    assert all(all(row.action_mask) for row in rows)
+    (rules,) = {tokenizer.decode(row.prompt_ids) for row in rows}
+    assert rules.startswith("<|im_start|>system\nTic-tac-toe")
+    assert rules.endswith("<|im_start|>user\nYou are")  # X or O
+
+
+def test_one_and_the_same_prompt_keeps_a_token_to_learn() -> None:
+    conversations = demonstrate(EnvSection(), SftSection(episodes=1), seed=0)
+    _, tokenizer = untrained_tiny(conversations, 0)
+    (row,) = as_rows([conversations[0][:1]], Chat(tokenizer), "turn")
+    (all_of_it,) = as_rows([conversations[0][:1]], Chat(tokenizer), "turn", completion_only=False)
+    assert (all_of_it.prompt_ids, all_of_it.ids) == (row.prompt_ids[:-1], row.prompt_ids[-1:] + row.ids)
+
+
+def test_who_learns_the_prompts_foretells_the_game() -> None:
+    conversations = demonstrate(EnvSection(), SftSection(episodes=20), seed=0)
+    surprise = {}
+    for only in (True, False):
+        model, tokenizer = untrained_tiny(conversations, 0)
+        chat = Chat(tokenizer)
+        *_, _ = fit(model, as_rows(conversations, chat, "turn", only), SftSection(steps=15, batch=32), seed=0)
+        with torch.no_grad():
+            logprobs, *_ = Policy(model, 1.0)(Batch.of(as_rows(conversations, chat, "turn", completion_only=False)))
+        surprise[only] = -logprobs.mean().item()
+    assert surprise[False] < 1.5 < surprise[True]
 
 
 def test_the_loss_is_the_mean_over_the_replies_tokens_and_falls() -> None:
