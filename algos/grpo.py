@@ -48,10 +48,8 @@ class GrpoSection(Section):
         0, ge=0, description="Groups that tell nothing are replaced by fresh ones, up to so many times (DAPO)."
     )
     advantage: Literal["std", "none"] = Field("std", description="Divide by the group's deviation, or not (Dr. GRPO).")
-    credit: Literal["episode", "turn", "prompt"] = Field(
-        "episode",
-        description="turn: a reply is compared with the group's replies to the same prompt (GiGPO). prompt: with those "
-        "of all the step's groups.",
+    credit: Literal["episode", "turn"] = Field(
+        "episode", description="turn: a reply is compared with the group's replies to the same prompt (GiGPO)."
     )
     aggregation: Aggregation = Field("token", description="token (DAPO), sequence (GRPO) or constant (Dr. GRPO).")
     ratio: Literal["token", "turn"] = Field("token", description="turn: one importance ratio a reply (GSPO).")
@@ -86,8 +84,8 @@ def check(config: GrpoConfig) -> None:
     runs.check_divides(groups, "groups (rollout.episodes / grpo.group_size)", config.grpo.minibatches, "grpo")
     if config.grpo.final_kl_coef and not config.grpo.kl_coef:
         raise ConfigError("grpo.final_kl_coef is where grpo.kl_coef ends, which is 0: give it a value to begin with")
-    if config.grpo.credit != "episode" and config.grpo.advantage == "std":
-        raise ConfigError(f"grpo.credit {config.grpo.credit} compares returns as they are: set grpo.advantage none")
+    if config.grpo.credit == "turn" and config.grpo.advantage == "std":
+        raise ConfigError("grpo.credit turn compares returns as they are: set grpo.advantage none")
     runs.check(config, make_aec if config.grpo.seats == "all" else lambda env: make_envs(env, 1))
 
 
@@ -124,20 +122,17 @@ def advantage(config: GrpoConfig, groups: list[list[Episode]]) -> tuple[list[Row
     returns = torch.tensor([[e.total_reward for e in group] for group in groups], dtype=torch.float64)
     telling = has_signal(returns)
     rows: list[Row] = []
-    for group, advantages in zip(groups, group_relative(returns, config.grpo.advantage).tolist(), strict=True):
-        for episode, value in zip(group, advantages, strict=True):
+    for group, advantages, tells in zip(groups, group_relative(returns, config.grpo.advantage), telling, strict=True):
+        for episode, value in zip(group, advantages.tolist(), strict=True):
             for turn in episode.turns:
                 turn.advantage = value
         if config.grpo.credit == "turn":
             turn_credit(group)
-    if config.grpo.credit == "prompt":
-        turn_credit([episode for group in groups for episode in group], gathered=True)
-    for group, tells in zip(groups, telling, strict=True):
         for episode in group:
             episode_rows = to_rows(episode.turns, [[turn.advantage] * len(turn.action_ids) for turn in episode.turns])
-            if config.grpo.drop_no_signal and config.grpo.credit != "episode":
+            if config.grpo.drop_no_signal and config.grpo.credit == "turn":
                 episode_rows = [row for row in episode_rows if any(row.advantages)]
-            if tells or config.grpo.credit == "prompt" or not config.grpo.drop_no_signal:
+            if tells or not config.grpo.drop_no_signal:
                 rows += episode_rows
     return rows, {"groups/no_signal": 1.0 - telling.double().mean().item()}
 

@@ -84,18 +84,6 @@ def test_credit_by_turn_compares_replies_to_the_same_prompt_of_one_group() -> No
     assert [credit for turns in credits([group]) for credit in turns] == pytest.approx(expected)
 
 
-def test_credit_by_prompt_compares_all_replies_of_the_step_to_the_same_prompt() -> None:
-    def played(prompt: int, reward: float) -> Episode:
-        return Episode("env", 0, turns=[Turn([1, prompt], [5], [-1.0], reward=reward)])
-
-    config = settings(grpo={"group_size": 2, "advantage": "none", "credit": "prompt"})
-    groups = [[played(2, 1.0), played(2, 1.0)], [played(2, -2.0), played(3, -2.0)], [played(4, 1.0), played(5, 0.0)]]
-    rows, metrics = advantage(config, groups)
-    # Three replies to prompt 2, of two groups that tell nothing on their own; the others are alone with their prompts.
-    assert [row.advantages[0] for row in rows] == pytest.approx([1.0, 1.0, -2.0, 0.5, -0.5])
-    assert metrics["groups/no_signal"] == pytest.approx(2 / 3)
-
-
 def test_figures_of_a_step_are_those_of_its_episodes() -> None:
     games = [episode(1.0), episode(0.0, "draw", turns=3), episode(-1.5, "invalid", "illegal", turns=1)]
     games[0].turns[0].stop_reason = "length"
@@ -133,10 +121,9 @@ def test_an_average_episode_of_a_telling_group_still_counts_in_the_mean() -> Non
     assert [row.advantages[0] for row in rows] == [1.0, 0.0, -1.0]
 
 
-@pytest.mark.parametrize("credit", ["turn", "prompt"])
-def test_credit_by_turn_with_returns_divided_by_their_deviation_is_refused(credit: str) -> None:
-    with pytest.raises(ConfigError, match=rf"grpo\.credit {credit} .* grpo\.advantage none"):
-        check(settings(grpo={"credit": credit}))
+def test_credit_by_turn_with_returns_divided_by_their_deviation_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"grpo\.advantage none"):
+        check(settings(grpo={"credit": "turn"}))
 
 
 class PaysEvenSeeds(gymnasium.Env[str, str]):
