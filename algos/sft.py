@@ -54,8 +54,8 @@ class SftSection(Section):
     lr: float = Field(2e-3, gt=0, description="Peak learning rate; linear to 0 after a short warm-up.")
     completion_only_loss: bool = Field(
         True,
-        description="Learn the replies only (as in TRL); `false`: what the game says too. Who can foretell a board "
-        "knows which cell each word of it stands for, and learns to play in fewer steps.",
+        description="Learn the replies only (as in TRL); `false`: what the game says too, which teaches it where each "
+        "word of a board stands.",
     )
 
 

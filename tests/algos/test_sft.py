@@ -99,7 +99,7 @@ def test_who_learns_the_prompts_foretells_the_game() -> None:
     for only in (True, False):
         model, tokenizer = untrained_tiny(conversations, 0)
         chat = Chat(tokenizer)
-        *_, _ = fit(model, as_rows(conversations, chat, "turn", only), SftSection(steps=15, batch=32), seed=0)
+        list(fit(model, as_rows(conversations, chat, "turn", only), SftSection(steps=15, batch=32), seed=0))
         with torch.no_grad():
             logprobs, *_ = Policy(model, 1.0)(Batch.of(as_rows(conversations, chat, "turn", completion_only=False)))
         surprise[only] = -logprobs.mean().item()
