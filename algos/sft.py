@@ -40,7 +40,7 @@ from algos.run.report import last_line, write_report
 from algos.run.tracking import Tracker, claim_folder
 from llm_gym import TextEnv
 
-TINY_VERSION = 2  # raise it when the recipe changes, so that no stale model is found in the cache
+TINY_VERSION = 3  # raise it when the recipe changes, so that no stale model is found in the cache
 
 
 class SftSection(Section):

@@ -10,8 +10,10 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 VOCABULARY = 1024
 CONTEXT = 2048
+# The cells of a board line like `..xo.x.` one by one, so that a column is always as many tokens from its line's start.
 # LaTeX commands whole, words and punctuation with their leading space, digits one by one (cells and sums stay visible).
-SPLIT = r"\\\p{L}+\{?| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
+CELL = r"(?<=[\n.xo])[.xo](?=[.xo]*(?:\n|$))"
+SPLIT = CELL + r"|\\\p{L}+\{?| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from algos.model import tiny
 from algos.rollout.chat import stop_ids
+from algos.run.config import EnvSection
+from algos.sft import SftSection, demonstrate
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,20 @@ def test_cells_and_replies_are_short_and_digits_stay_apart(tokenizer: Any) -> No
     assert len(tokenizer.encode("\\boxed{4}", add_special_tokens=False)) <= 3
     assert len(tokenizer.encode("0 1 2", add_special_tokens=False)) == 3
     assert len(tokenizer.encode("345", add_special_tokens=False)) == 3
+
+
+def test_every_cell_of_a_board_without_spaces_is_one_token() -> None:
+    env = EnvSection(id="llmgym/ConnectFour-v0", opponent="random", seat="alternate")
+    talks = demonstrate(env, SftSection(episodes=20), seed=0)
+    tokenizer = tiny.train_tokenizer([m["content"] for talk in talks for messages, _ in talk for m in messages])
+    boards = [messages[-1]["content"].split(".\n", 1)[1] for talk in talks for messages, _ in talk]
+    assert len(set(boards)) > 100
+    for board in boards:
+        said = tokenizer.apply_chat_template([{"role": "user", "content": f"x.\n{board}"}], return_dict=False)
+        tokens = [tokenizer.decode(token) for token in said]
+        assert [token for token in tokens[tokens.index("\n") :] if token in ("x", "o", ".")][-42:] == [
+            cell for cell in board if cell != "\n"
+        ]
 
 
 def test_the_seed_alone_fixes_the_weights(tokenizer: Any) -> None:
