@@ -82,6 +82,7 @@ def test_it_runs_two_steps_with_the_tiny_model(file: Path, tiny_folder: Path, tm
     for section, changes in {
         "grpo": {"group_size": 4, "minibatches": 1},
         "ppo": {"minibatches": 2},
+        "spiral": {"minibatches": 2},
         "sft": {"episodes": 20, "steps": 2, "batch": 16},
     }.items():
         if hasattr(config, section):
