@@ -106,11 +106,9 @@ RECIPES = {
         "win_rate",
         "reward/mean",
         "wins 0.9, above 0.5 against MCTS(10)",
-        more=("loss_rate", "also.mcts.win_rate"),
-        note="Legal actions are shown. While the tokenizer merged neighbouring cells, 150 steps of self-play came to "
-        "88.0 % won (seed 0), 50.0 % against MCTS, and 220 to 80.1 and 31.3 %. With cells kept apart, 80 steps of "
-        "self-play without past selves and without legal actions came to 83.7 %, 10.7 % lost, 5.6 % full columns, "
-        "and 57.3 % against MCTS.",
+        more=("loss_rate", "invalid_rate", "also.mcts.win_rate"),
+        note="Legal actions are shown. An invalid reply is a column that is full. What it stops losing there it loses in "
+        "part to random's lines.",
     ),
     "spiral_negotiation": Recipe(
         "SPIRAL, negotiation, self-play: return against greedy",
@@ -174,8 +172,8 @@ RECIPES = {
             *("--eval.also", "[{name: predictor, seat: 1, opponent: reference, episodes: 500}]"),
         ),
         more=("distinct_replies", "also.predictor.win_rate"),
-        note="The curve is the generator's share of wins against the policy's own predictor: 0.5 at first, 0.99 from "
-        "step 400 on. That seat collapses: a model of this size foresees 1.6 % of fair programs, before training and "
+        note="The curve is the generator's share of wins against the policy's own predictor: 0.5 at first, 0.98 or more from "
+        "step 400 on. That seat collapses: a model of this size foresees 1 to 2 % of fair programs, before training and "
         "after, so any fair program wins. The scripted predictor foresees every program of one line, and comes to win "
         "nearly always.",
     ),
