@@ -107,8 +107,8 @@ RECIPES = {
         "reward/mean",
         "wins 0.9, above 0.5 against MCTS(10)",
         more=("loss_rate", "invalid_rate", "also.mcts.win_rate"),
-        note="Legal actions are shown. An invalid reply is a column that is full. What it stops losing there it loses in "
-        "part to random's lines.",
+        note="Legal actions are shown. An invalid reply is a column that is full. Of what it stops losing there, it "
+        "loses a part to random's lines.",
     ),
     "spiral_negotiation": Recipe(
         "SPIRAL, negotiation, self-play: return against greedy",
@@ -172,10 +172,10 @@ RECIPES = {
             *("--eval.also", "[{name: predictor, seat: 1, opponent: reference, episodes: 500}]"),
         ),
         more=("distinct_replies", "also.predictor.win_rate"),
-        note="The curve is the generator's share of wins against the policy's own predictor: 0.5 at first, 0.98 or more from "
-        "step 400 on. That seat collapses: a model of this size foresees 1 to 2 % of fair programs, before training and "
-        "after, so any fair program wins. The scripted predictor foresees every program of one line, and comes to win "
-        "nearly always.",
+        note="The curve is the generator's share of wins against the policy's own predictor: 0.5 at first, 0.98 or "
+        "more from step 400 on. That seat collapses: a model of this size foresees 1 to 2 % of fair programs, "
+        "before training and after, so any fair program wins. The scripted predictor foresees every program "
+        "of one line, and comes to win nearly always.",
     ),
     "grpo_mbpp": Recipe(
         "GRPO, MBPP (own 20 training tasks): tasks solved",
