@@ -19,26 +19,32 @@ def causal_lm(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def prefill(model: nn.Module, prompts: Prompts) -> tuple[DynamicCache, Tensor, Tensor]:
+def prefill(model: nn.Module, prompts: Prompts, but_last: bool = False) -> tuple[DynamicCache, Tensor | None, Tensor]:
     """Runs the model over the distinct prompts; ``prompts.index`` tells whose each is.
+
+    Args:
+        but_last: Leave out the last token of each prompt.
 
     Returns:
         The key-value cache, one entry a distinct prompt; the hidden state of the last token of each,
-        ``[distinct, width]``; and the cache's attention mask, ``[distinct, prefix + rest]``.
+        ``[distinct, width]``, None with ``but_last``; and the cache's attention mask, ``[distinct, tokens]``.
     """
     decoder = causal_lm(model).get_decoder()
     cache = DynamicCache(config=causal_lm(model).config)
-    shared, distinct = len(prompts.prefix), len(prompts.rests)
-    mask = torch.cat([prompts.rest_mask.new_ones(distinct, shared), prompts.rest_mask], dim=1)
+    rests, rest_mask = prompts.rests, prompts.rest_mask
+    if but_last:
+        rests, rest_mask = rests[:, :-1], rest_mask[:, :-1]
+    shared, distinct = len(prompts.prefix), len(rests)
+    mask = torch.cat([rest_mask.new_ones(distinct, shared), rest_mask], dim=1)
     if shared:
         decoder(prompts.prefix[None], past_key_values=cache, use_cache=True)
         if distinct > 1:
             cache.batch_repeat_interleave(distinct)
+    if not rests.shape[1]:
+        return cache, None, mask
     positions = (mask.long().cumsum(1) - 1)[:, shared:].clamp(min=0)
-    out = decoder(
-        prompts.rests, attention_mask=mask.long(), position_ids=positions, past_key_values=cache, use_cache=True
-    )
-    return cache, out.last_hidden_state[:, -1], mask
+    out = decoder(rests, attention_mask=mask.long(), position_ids=positions, past_key_values=cache, use_cache=True)
+    return cache, None if but_last else out.last_hidden_state[:, -1], mask
 
 
 def action_hidden(model: nn.Module, batch: Batch, share_prompts: bool = True) -> Tensor:
@@ -51,18 +57,17 @@ def action_hidden(model: nn.Module, batch: Batch, share_prompts: bool = True) ->
     decoder = causal_lm(model).get_decoder()
     prompts, length = batch.prompts, batch.ids.shape[1]
     if share_prompts:
-        cache, last, prompt_mask = prefill(model, prompts)
-        if not torch.equal(prompts.index, torch.arange(len(last), device=last.device)):
+        # A prompt's last token runs with its rows: of those before it, the last layer's keys and values are all that
+        # is ever used, and the backward pass leaves out the rest of that layer.
+        cache, _, told = prefill(model, prompts, but_last=True)
+        if told.shape[1] and not torch.equal(prompts.index, torch.arange(len(told), device=told.device)):
             cache.batch_select_indices(prompts.index)
-        hidden, prompt_mask = last[prompts.index, None], prompt_mask[prompts.index]
-        if length > 1:
-            mask = torch.cat([prompt_mask, batch.mask[:, :-1]], dim=1).long()
-            positions = (mask.cumsum(1) - 1)[:, prompt_mask.shape[1] :]
-            rest = decoder(
-                batch.ids[:, :-1], attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-            ).last_hidden_state
-            hidden = torch.cat([hidden, rest], dim=1)
-        return hidden[batch.action_mask]
+        last = torch.ones_like(batch.mask[:, :1])
+        mask = torch.cat([told[prompts.index], last, batch.mask[:, :-1]], dim=1).long()
+        ids = torch.cat([prompts.rests[prompts.index, -1:], batch.ids[:, :-1]], dim=1)
+        positions = (mask.cumsum(1) - 1)[:, told.shape[1] :]
+        out = decoder(ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
+        return out.last_hidden_state[batch.action_mask]
     prefix = prompts.prefix.expand(len(batch.ids), -1)
     ids = torch.cat([prefix, prompts.rests[prompts.index], batch.ids], dim=1)
     mask = torch.cat([torch.ones_like(prefix), prompts.rest_mask[prompts.index], batch.mask], dim=1).long()

@@ -62,13 +62,13 @@ def test_logprobs_and_gradient_are_those_of_a_plain_forward_of_each_row(case, sh
         torch.testing.assert_close(ours, theirs, **EXACT)
 
 
-def test_a_prompt_that_rows_share_is_run_once() -> None:
+def test_a_prompt_that_rows_share_is_run_once_but_for_its_last_token() -> None:
     model, rows = micro_model(), one_prompt()
     seen: list[int] = []
     model.get_decoder().embed_tokens.register_forward_hook(lambda module, given, out: seen.append(given[0].numel()))
     Policy(model, 1.0)(Batch.of(rows))
     longest = max(len(row.ids) for row in rows)
-    assert sum(seen) == len(rows[0].prompt_ids) + len(rows) * (longest - 1)
+    assert sum(seen) == len(rows[0].prompt_ids) - 1 + len(rows) * longest
 
 
 def test_prompts_of_any_token_are_told_from_padding_by_length() -> None:
