@@ -28,7 +28,7 @@ from algos.maths.losses import (
     sequence_log_ratio,
 )
 from algos.rollout.batching import Batch
-from algos.rollout.credit import turn_credit
+from algos.rollout.credit import seat_credit, turn_credit
 from algos.rollout.play import Rollout, make_envs
 from algos.rollout.records import Episode, Row, to_rows
 from algos.rollout.selfplay import SelfPlay, make_aec
@@ -46,6 +46,11 @@ class GrpoSection(Section):
     )
     refill: int = Field(
         0, ge=0, description="Groups that tell nothing are replaced by fresh ones, up to so many times (DAPO)."
+    )
+    baseline: Literal["group", "step"] = Field(
+        "group",
+        description="step: compared are all of the step's episodes in the same game and seat, with credit turn all of "
+        "its replies to the same prompt.",
     )
     advantage: Literal["std", "none"] = Field("std", description="Divide by the group's deviation, or not (Dr. GRPO).")
     credit: Literal["episode", "turn"] = Field(
@@ -84,8 +89,12 @@ def check(config: GrpoConfig) -> None:
     runs.check_divides(groups, "groups (rollout.episodes / grpo.group_size)", config.grpo.minibatches, "grpo")
     if config.grpo.final_kl_coef and not config.grpo.kl_coef:
         raise ConfigError("grpo.final_kl_coef is where grpo.kl_coef ends, which is 0: give it a value to begin with")
-    if config.grpo.credit == "turn" and config.grpo.advantage == "std":
-        raise ConfigError("grpo.credit turn compares returns as they are: set grpo.advantage none")
+    for name, chosen in (
+        ("credit turn", config.grpo.credit == "turn"),
+        ("baseline step", config.grpo.baseline == "step"),
+    ):
+        if chosen and config.grpo.advantage == "std":
+            raise ConfigError(f"grpo.{name} compares returns as they are: set grpo.advantage none")
     runs.check(config, make_aec if config.grpo.seats == "all" else lambda env: make_envs(env, 1))
 
 
@@ -119,20 +128,27 @@ def collect(config: GrpoConfig, learner: Learner, games: Rollout | SelfPlay, ste
 
 def advantage(config: GrpoConfig, groups: list[list[Episode]]) -> tuple[list[Row], dict[str, float]]:
     """Gives each turn its advantage; the rows to train are those of groups that tell anything, and of turns that do."""
+    grpo, whole_step = config.grpo, config.grpo.baseline == "step"
     returns = torch.tensor([[e.total_reward for e in group] for group in groups], dtype=torch.float64)
     telling = has_signal(returns)
-    rows: list[Row] = []
-    for group, advantages, tells in zip(groups, group_relative(returns, config.grpo.advantage), telling, strict=True):
-        for episode, value in zip(group, advantages.tolist(), strict=True):
+    for group, advantages in zip(groups, group_relative(returns, grpo.advantage).tolist(), strict=True):
+        for episode, value in zip(group, advantages, strict=True):
             for turn in episode.turns:
                 turn.advantage = value
-        if config.grpo.credit == "turn":
-            turn_credit(group)
+    compared = groups
+    if whole_step:
+        compared = [[episode for group in groups for episode in group]]
+        seat_credit(compared[0])
+    if grpo.credit == "turn":
+        for episodes in compared:
+            turn_credit(episodes, gathered=whole_step)
+    rows: list[Row] = []
+    for group, tells in zip(groups, telling.tolist(), strict=True):
         for episode in group:
             episode_rows = to_rows(episode.turns, [[turn.advantage] * len(turn.action_ids) for turn in episode.turns])
-            if config.grpo.drop_no_signal and config.grpo.credit == "turn":
+            if grpo.drop_no_signal and (grpo.credit == "turn" or whole_step):
                 episode_rows = [row for row in episode_rows if any(row.advantages)]
-            if tells or not config.grpo.drop_no_signal:
+            if tells or whole_step or not grpo.drop_no_signal:
                 rows += episode_rows
     return rows, {"groups/no_signal": 1.0 - telling.double().mean().item()}
 

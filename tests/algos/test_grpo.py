@@ -84,6 +84,35 @@ def test_credit_by_turn_compares_replies_to_the_same_prompt_of_one_group() -> No
     assert [credit for turns in credits([group]) for credit in turns] == pytest.approx(expected)
 
 
+def test_baseline_step_compares_all_episodes_of_a_game_and_seat() -> None:
+    def played(earned: float, player: int, prompt: int = 0, env: str = "env") -> Episode:
+        turns = [Turn([player, prompt], [5], [-1.0], reward=earned)] if prompt >= 0 else []
+        return Episode(env, 0, player=player, turns=turns)
+
+    def groups() -> list[list[Episode]]:
+        still = -1  # a seat that never moved
+        return [
+            [played(1.0, 0), played(1.0, 0)],
+            [played(-1.0, 1, 3), played(0.0, 1, 4)],
+            [played(-1.0, 0, 1), played(0.0, 0, 2)],
+            [played(7.0, 1, still), played(1.0, 1, 3)],
+            [played(3.0, 0, 9, "other"), played(3.0, 0, 9, "other")],
+        ]
+
+    config = settings(grpo={"group_size": 2, "advantage": "none", "baseline": "step"})
+    rows, metrics = advantage(config, groups())
+    expected = [0.75, 0.75, -1.0, 0.0, -1.25, -0.25, 1.0]
+    told = [value for value in expected if value]  # what is average tells nothing, nor does the other game
+    assert [row.advantages[0] for row in rows] == pytest.approx(told)
+    assert metrics["groups/no_signal"] == 2 / 5
+    kept = settings(grpo={"group_size": 2, "advantage": "none", "baseline": "step", "drop_no_signal": False})
+    assert [row.advantages[0] for row in advantage(kept, groups())[0]] == pytest.approx([*expected, 0.0, 0.0])
+    by_turn = settings(grpo={**kept.grpo.model_dump(), "credit": "turn"})
+    # The first two share a prompt and earned the same; those of seat 1 with prompt 3 stand in different groups.
+    expected = [0.0, 0.0, -1.0, 0.0, -1.25, -0.25, 1.0, 0.0, 0.0]
+    assert [row.advantages[0] for row in advantage(by_turn, groups())[0]] == pytest.approx(expected)
+
+
 def test_figures_of_a_step_are_those_of_its_episodes() -> None:
     games = [episode(1.0), episode(0.0, "draw", turns=3), episode(-1.5, "invalid", "illegal", turns=1)]
     games[0].turns[0].stop_reason = "length"
@@ -121,9 +150,10 @@ def test_an_average_episode_of_a_telling_group_still_counts_in_the_mean() -> Non
     assert [row.advantages[0] for row in rows] == [1.0, 0.0, -1.0]
 
 
-def test_credit_by_turn_with_returns_divided_by_their_deviation_is_refused() -> None:
+@pytest.mark.parametrize("chosen", [{"credit": "turn"}, {"baseline": "step"}])
+def test_returns_compared_as_they_are_cannot_be_divided_by_their_deviation(chosen: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match=r"grpo\.advantage none"):
-        check(settings(grpo={"credit": "turn"}))
+        check(settings(grpo=chosen))
 
 
 class PaysEvenSeeds(gymnasium.Env[str, str]):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from micro import some_rows, updated
-from two_processes import SHARES, critics_credit, role_credit, some_episodes
+from two_processes import SHARES, critics_credit, role_credit, some_episodes, step_credit
 
 
 @pytest.mark.usefixtures("float64")
@@ -34,8 +34,11 @@ def test_two_processes_take_the_step_of_one_and_stop_together(tmp_path: Path) ->
                     torch.testing.assert_close(after[name], value, rtol=1e-9, atol=1e-9)
     shares = [torch.load(tmp_path / f"credit_{process}.pt") for process in range(2)]
     everyone = some_episodes()
-    together = role_credit(everyone, 0), role_credit(everyone, 0, "turn"), critics_credit(everyone, Accelerator())
-    assert together[0] != together[1]
+    roles = role_credit(everyone, 0), role_credit(everyone, 0, "turn")
+    steps = step_credit(everyone, "episode"), step_credit(everyone, "turn")
+    together = *roles, *steps, critics_credit(everyone, Accelerator())
+    assert roles[0] != roles[1]
+    assert steps[0] != steps[1]
     for number, whole in enumerate(together):
         (first, figures), (second, other_figures) = (share[number] for share in shares)
         assert first + second == pytest.approx(whole[0], abs=1e-9)

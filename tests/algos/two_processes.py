@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from micro import micro_learner, sections, some_rows, updated
 
-from algos import ppo, spiral
+from algos import grpo, ppo, spiral
 from algos.maths.advantages import RoleBaseline, RunningScale
 from algos.model.critic import ActorCritic
 from algos.rollout.records import Episode, Turn
@@ -40,6 +40,13 @@ def role_credit(episodes: list[Episode], rank: int, credit: str = "role") -> tup
     return [turn.advantage for episode in episodes for turn in episode.turns], figures
 
 
+def step_credit(episodes: list[Episode], credit: str) -> tuple[list[float], dict[str, float]]:
+    """GRPO's advantages where the whole step is compared."""
+    chosen = {"group_size": 2, "advantage": "none", "baseline": "step", "credit": credit}
+    grpo.advantage(grpo.GrpoConfig.model_validate({"grpo": chosen}), list(map(list, zip(*[iter(episodes)] * 2))))
+    return [turn.advantage for episode in episodes for turn in episode.turns], {}
+
+
 def critics_credit(episodes: list[Episode], accelerator: Accelerator) -> tuple[list[float], dict[str, float]]:
     """PPO's whitened advantages with scaled rewards, and its figures."""
     config = ppo.PpoConfig.model_validate(sections("ppo", ppo__scale_rewards=True))
@@ -61,7 +68,8 @@ if __name__ == "__main__":
             torch.save(after, Path(sys.argv[1]) / f"{name}_{aggregation}_{accelerator.process_index}.pt")
     rank, everyone = accelerator.process_index, some_episodes()
     mine = everyone[:4] if rank == 0 else everyone[4:]
-    credit = role_credit(mine, rank), role_credit(mine, rank, "turn"), critics_credit(mine, accelerator)
+    roles = role_credit(mine, rank), role_credit(mine, rank, "turn")
+    credit = *roles, step_credit(mine, "episode"), step_credit(mine, "turn"), critics_credit(mine, accelerator)
     torch.save(credit, Path(sys.argv[1]) / f"credit_{rank}.pt")
     stop = StopSignal()
     asked = [stop.anywhere()]
