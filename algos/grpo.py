@@ -131,14 +131,15 @@ def advantage(config: GrpoConfig, groups: list[list[Episode]]) -> tuple[list[Row
     grpo, whole_step = config.grpo, config.grpo.baseline == "step"
     returns = torch.tensor([[e.total_reward for e in group] for group in groups], dtype=torch.float64)
     telling = has_signal(returns)
-    for group, advantages in zip(groups, group_relative(returns, grpo.advantage).tolist(), strict=True):
-        for episode, value in zip(group, advantages, strict=True):
-            for turn in episode.turns:
-                turn.advantage = value
     compared = groups
     if whole_step:
         compared = [[episode for group in groups for episode in group]]
         seat_credit(compared[0])
+    else:
+        for group, advantages in zip(groups, group_relative(returns, grpo.advantage).tolist(), strict=True):
+            for episode, value in zip(group, advantages, strict=True):
+                for turn in episode.turns:
+                    turn.advantage = value
     if grpo.credit == "turn":
         for episodes in compared:
             turn_credit(episodes, gathered=whole_step)

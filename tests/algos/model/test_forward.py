@@ -78,6 +78,14 @@ def test_prompts_of_any_token_are_told_from_padding_by_length() -> None:
     torch.testing.assert_close(Policy(model, 1.0)(Batch.of(rows))[0], plain, **EXACT)
 
 
+@pytest.mark.parametrize("starts", [[2], [2, 3], [2, 3, 2]])
+def test_prompts_may_have_one_token(starts: list[int]) -> None:
+    rows = [Row([start], [1, 2], [True] * 2, [-1.0] * 2, [1.0] * 2) for start in starts]
+    model = micro_model()
+    plain = torch.cat([plain_logprobs(model, row, 1.0) for row in rows])
+    torch.testing.assert_close(Policy(model, 1.0)(Batch.of(rows))[0], plain, **EXACT)
+
+
 def test_adapters_of_peft_take_part() -> None:
     peft = pytest.importorskip("peft")
     model, rows = micro_model(), some_rows(3)
