@@ -48,6 +48,8 @@ from algos.run.config import Config, ConfigError
 FILE_BYTES = 2**31
 ROUNDS = 5
 """A batch of requests is sent at most so many times because the server was restarted meanwhile."""
+UPLOADS = 2
+"""Weights are uploaded at most so many times because what the server says afterwards is not what they would say."""
 REQUIRED = "start it with VLLM_SERVER_DEV_MODE=1 VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and the options of docs/vllm.md"
 
 
@@ -63,14 +65,15 @@ class VLLMServer:
         max_new_tokens: A reply is cut after so many.
         figures: ``engine/difference`` (see :func:`algos.rollout.engine.difference`) and ``engine/sync_s`` of the last
             sync; ``engine/faults`` and ``engine/discarded``, the attempts that failed and the replies thrown away
-            because the server did not hold the right weights, since the start.
+            because the server did not hold the right weights, and ``engine/uploads_repeated``, the uploads after which
+            both sides did not agree, since the start.
     """
 
     def __init__(self, config: Config, model: Any, chat: Chat, accelerator: Any) -> None:
         self.config, self.model, self.chat, self.accelerator = config, model, chat, accelerator
         self.version, self.max_new_tokens = -1, config.rollout.max_new_tokens
         self._synced = 0
-        self.figures: dict[str, float] = {"engine/discarded": 0.0}
+        self.figures: dict[str, float] = {"engine/discarded": 0.0, "engine/uploads_repeated": 0.0}
         self.client = Client(config.engine.url, config.engine.request_s, config.engine.retry_s)
         self.process: ServerProcess | None = None
         if config.engine.start and accelerator.is_main_process:
@@ -92,16 +95,25 @@ class VLLMServer:
         """Uploads the trained weights, or the adapter, and checks on a few replies that both sides agree.
 
         Raises:
-            EngineError: They do not, or the server cannot be reached.
+            EngineError: They do not, uploaded a second time either; or the server cannot be reached.
         """
-        start, old = time.monotonic(), self._folder
-        self.version, self._synced = version, self._synced + 1
-        self._save()
-        if self.accelerator.is_main_process:
-            self._upload()
-            shutil.rmtree(old, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self._check(version)
+        start = time.monotonic()
+        for left in reversed(range(UPLOADS)):
+            old = self._folder
+            self.version, self._synced = version, self._synced + 1
+            self._save()
+            if self.accelerator.is_main_process:
+                self._upload()
+                shutil.rmtree(old, ignore_errors=True)
+            self.accelerator.wait_for_everyone()
+            try:
+                self._check(version)
+                break
+            except EngineError as error:
+                if not left:
+                    raise
+                self.accelerator.print(f"{error}; uploading once more")
+                self.figures["engine/uploads_repeated"] += 1
         self.figures["engine/sync_s"] = time.monotonic() - start
 
     def generate(self, prompts: Sequence[list[int]], temperature: float, generator: torch.Generator) -> list[Sample]:

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from urllib.parse import urlsplit
 
-Fault = Literal["slow", "500", "cut", "lost"]
+Fault = Literal["slow", "500", "cut", "lost", "swallowed"]
 
 
 class Proxy(ThreadingHTTPServer):
@@ -21,6 +21,7 @@ class Proxy(ThreadingHTTPServer):
     Attributes:
         plan: A path -> what happens to the next requests to it. ``slow``: answered after ``delay_s``. ``500``: not
             forwarded. ``cut``: the connection ends in the middle of the answer. ``lost``: forwarded, never answered.
+            ``swallowed``: said to be done, not forwarded.
         met: How often each fault happened.
         answered: How many requests to each path were answered whole.
     """
@@ -64,6 +65,9 @@ class Handler(BaseHTTPRequestHandler):
         fault = self.server.next_fault(path)
         if fault == "500":
             self.answer(500, b"out of order")
+            return
+        if fault == "swallowed":
+            self.answer(200, b"done")
             return
         if fault == "slow":
             time.sleep(self.server.delay_s)

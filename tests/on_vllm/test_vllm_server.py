@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from both import Both, agree, free_url, ids, seeded
-from fault_proxy import Fault, proxy
+from fault_proxy import Fault, Proxy, proxy
 
 from algos.model.load import load_model
 from algos.rollout.engine import EngineError, check_engine
@@ -59,19 +60,20 @@ def test_a_sync_leaves_no_weights_behind_but_its_own(both: Both) -> None:
     assert folders[0].endswith(f"version-{both.engine.version}")
 
 
-def through(both: Both, url: str, **limits: float) -> Callable[[], None]:
-    """Sends the engine's requests to ``url`` until what is returned is called."""
+@contextlib.contextmanager
+def through_proxy(both: Both, delay_s: float = 0.0, **limits: float) -> Iterator[Proxy]:
+    """A proxy that the engine's requests go through."""
     client = both.engine.client
     before = (client._address, client.request_s, client.retry_s)
-    client._address = url.removeprefix("http://")
-    client.request_s, client.retry_s = limits.get("request_s", before[1]), limits.get("retry_s", before[2])
-    client._idle.clear()
-
-    def back() -> None:
-        client._address, client.request_s, client.retry_s = before
+    with proxy(both.config.engine.url, delay_s) as between:
+        client._address = between.url.removeprefix("http://")
+        client.request_s, client.retry_s = limits.get("request_s", before[1]), limits.get("retry_s", before[2])
         client._idle.clear()
-
-    return back
+        try:
+            yield between
+        finally:
+            client._address, client.request_s, client.retry_s = before
+            client._idle.clear()
 
 
 @pytest.mark.parametrize("fault", ["slow", "500", "cut", "lost"])
@@ -79,11 +81,9 @@ def test_faults_while_sampling_lose_nothing_and_double_nothing(both: Both, fault
     prompts = both.prompts()
     undisturbed = both.engine.generate(prompts, 1.0, seeded(5))
     faults = both.engine.client.faults
-    with proxy(both.config.engine.url, delay_s=2 * PATIENCE_S) as between:
-        back = through(both, between.url, request_s=PATIENCE_S)
+    with through_proxy(both, delay_s=2 * PATIENCE_S, request_s=PATIENCE_S) as between:
         between.plan[SAMPLING] = [fault] * 5
         samples = both.engine.generate(prompts, 1.0, seeded(5))
-        back()
     assert between.met[fault] == 5
     assert between.answered[SAMPLING] >= len(prompts)
     assert both.engine.client.faults >= faults + 5
@@ -96,23 +96,34 @@ def test_faults_while_sampling_lose_nothing_and_double_nothing(both: Both, fault
 )
 def test_faults_while_weights_are_updated_are_made_good(served: Both, path: str, fault: Fault) -> None:
     prompts = served.prompts(4)
-    with proxy(served.config.engine.url, delay_s=2 * PATIENCE_S) as between:
-        back = through(served, between.url, request_s=PATIENCE_S)
+    with through_proxy(served, delay_s=2 * PATIENCE_S, request_s=PATIENCE_S) as between:
         between.plan[path] = [fault]
         served.train()
         served.engine.sync(served.engine.version + 1)
-        back()
     assert between.met[fault] == 1
     assert ids(served.engine.generate(prompts, 0.0, seeded())) == ids(served.own(prompts))
 
 
+def test_weights_that_did_not_arrive_are_uploaded_once_more_and_then_refused(served: Both) -> None:
+    prompts, repeated = served.prompts(4), served.engine.figures["engine/uploads_repeated"]
+    with through_proxy(served) as between:
+        between.plan["/update_weights"] = ["swallowed"]
+        served.train()
+        served.engine.sync(served.engine.version + 1)
+        assert served.engine.figures["engine/uploads_repeated"] == repeated + 1
+        assert ids(served.engine.generate(prompts, 0.0, seeded())) == ids(served.own(prompts))
+        between.plan["/update_weights"] = ["swallowed"] * 2
+        served.train()
+        with pytest.raises(EngineError, match=r"engine.tolerance 0.05: after the sync .* differ by"):
+            served.engine.sync(served.engine.version + 1)
+    served.engine.sync(served.engine.version)
+
+
 def test_a_server_that_keeps_failing_is_given_up_in_one_line(served: Both) -> None:
-    with proxy(served.config.engine.url) as between:
-        back = through(served, between.url, retry_s=1.0)
+    with through_proxy(served, retry_s=1.0) as between:
         between.plan[SAMPLING] = ["500"] * 10_000
         with pytest.raises(EngineError, match=r"gave up after 1 s; POST /v1/completions answered 500: out of order"):
             served.engine.generate(served.prompts(2), 1.0, seeded())
-        back()
 
 
 def test_weights_that_another_trainer_uploaded_are_not_sampled_from(
@@ -133,8 +144,7 @@ def test_a_server_killed_and_restarted_with_old_weights_gets_the_new_ones(served
     prompts = served.prompts(48)
     expected = served.engine.generate(prompts, 1.0, seeded(9))
     killed = served.engine.process._process
-    with proxy(served.config.engine.url) as between:
-        back = through(served, between.url)
+    with through_proxy(served) as between:
 
         def kill() -> None:
             while between.answered[SAMPLING] < 8:
@@ -145,7 +155,6 @@ def test_a_server_killed_and_restarted_with_old_weights_gets_the_new_ones(served
         killer.start()
         samples = served.engine.generate(prompts, 1.0, seeded(9))
         killer.join()
-        back()
     assert served.engine.process._process.pid != killed.pid
     assert served.engine.figures["engine/discarded"] > 0
     assert ids(samples) == ids(expected)
