@@ -105,11 +105,15 @@ class RolloutSection(Section):
 
 
 class OptimSection(Section):
-    lr: float = Field(1e-6, gt=0, description="Peak learning rate of AdamW.")
+    name: Literal["adamw", "muon"] = Field(
+        "adamw",
+        description="muon: the momentum of the layers' matrices is made orthogonal (2502.16982); AdamW for the rest.",
+    )
+    lr: float = Field(1e-6, gt=0, description="Peak learning rate.")
     schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="From the peak to `final_lr`.")
     final_lr: float = Field(0.0, ge=0, description="Learning rate at the last step of a linear or cosine schedule.")
     warmup_steps: int = Field(0, ge=0, description="Steps of linear warm-up.")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled decay.")
+    weight_decay: float = Field(0.0, ge=0, description="Decoupled decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
     average_decay: float = Field(
         0.0,

@@ -19,7 +19,8 @@ from accelerate.utils import gather_object
 from torch import nn
 from tqdm import tqdm
 
-from algos.model.forward import Policy
+from algos.maths.muon import Muon
+from algos.model.forward import Policy, causal_lm
 from algos.model.load import check_settings, load_model
 from algos.model.reference import Reference
 from algos.model.snapshot import Snapshot
@@ -144,7 +145,7 @@ class Learner:
         self._started = time.monotonic()
         self.algorithm, self.config = algorithm, config
         self.accelerator = processes.start(
-            config.model, config.optim.max_grad_norm, config.run.trackers, config.run.dir / "tensorboard"
+            config.model, config.optim, config.run.trackers, config.run.dir / "tensorboard"
         )
         newest = checkpoint.all_of(config.run.dir)[-1:] if resume else []
         self.state: dict[str, Any] = {"step": 0, "episodes": 0, "wall_s": 0.0, "base": config.model.path, "best": None}
@@ -169,9 +170,13 @@ class Learner:
         if critic := getattr(policy, "critic", None):
             own = [p for p in critic.parameters() if p.requires_grad]
             groups.append({"params": own, "scale": (critic_lr or config.optim.lr) / config.optim.lr})
-        optimizer: Any = torch.optim.AdamW(
-            groups, lr=config.optim.lr, betas=(0.9, 0.99), weight_decay=config.optim.weight_decay
-        )
+        settings: dict[str, Any] = {"lr": config.optim.lr, "betas": (0.9, 0.99)}
+        settings["weight_decay"] = config.optim.weight_decay
+        optimizer: Any
+        if config.optim.name == "muon":
+            optimizer = Muon(groups, matrices(model), **settings)
+        else:
+            optimizer = torch.optim.AdamW(groups, **settings)
         self.policy, self.optimizer = sharding.prepare(policy, optimizer, self.accelerator)
         self.chat = Chat(self.tokenizer, config.rollout.thinking)
         self.engine = make_engine(config, self.model, self.chat, self.accelerator)
@@ -381,6 +386,12 @@ class Learner:
             best = self.state["best"] and self.state["best"]["step"]
             checkpoint.save(config.dir, self.state["step"], self.model, self.tokenizer, state, config.keep, best)
         self.accelerator.wait_for_everyone()  # who ends first ends the others, and the checkpoint would be torn
+
+
+def matrices(model: nn.Module) -> list[nn.Parameter]:
+    """The trained matrices of the model's layers: not the embedding, nor the output layer."""
+    layers = causal_lm(model).get_decoder().layers
+    return [parameter for parameter in layers.parameters() if parameter.requires_grad and parameter.ndim == 2]
 
 
 def columns(reference: bool, importance_cap: float | None) -> list[str]:

@@ -14,26 +14,26 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
-from algos.run.config import ConfigError, ModelSection
+from algos.run.config import ConfigError, ModelSection, OptimSection
 from algos.run.offline import is_true
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
-def start(model: ModelSection, max_grad_norm: float, trackers: list[Any], project_dir: Path) -> Accelerator:
+def start(model: ModelSection, optim: OptimSection, trackers: list[Any], project_dir: Path) -> Accelerator:
     """The accelerator of this run: DistributedDataParallel, DeepSpeed or FSDP2, as the launcher's variables say.
 
     Without a GPU, processes meet over gloo.
 
     Args:
         model: Its ``dtype`` is the arithmetic's.
-        max_grad_norm: What gradients are scaled down to; DeepSpeed does it itself.
+        optim: Its ``max_grad_norm`` is what gradients are scaled down to; DeepSpeed does it itself.
 
     Raises:
         ConfigError: What the launcher was asked for is not what this machine gives.
     """
-    check_launch(model)
+    check_launch(model, optim)
     on_cpu, deepspeed = not torch.cuda.is_available(), _asked_for("DEEPSPEED")
     if on_cpu:
         keep_freed_memory()
@@ -57,7 +57,7 @@ def start(model: ModelSection, max_grad_norm: float, trackers: list[Any], projec
         plugin.zero3_init_flag = False
         unset_hf_deepspeed_config()  # models load whole, and are sharded once adapters and critic are on them
         # The batches are cut by the trainer, their gradients added up by weight: DeepSpeed shall divide by nothing.
-        plugin.deepspeed_config |= {"train_micro_batch_size_per_gpu": 1, "gradient_clipping": max_grad_norm}
+        plugin.deepspeed_config |= {"train_micro_batch_size_per_gpu": 1, "gradient_clipping": optim.max_grad_norm}
     if accelerator.num_processes > 1 or deepspeed:
         accelerator.print(say(accelerator))
     return accelerator
@@ -71,7 +71,7 @@ def keep_freed_memory() -> None:
         mallopt(M_MMAP_THRESHOLD, 2**30)
 
 
-def check_launch(model: ModelSection) -> None:
+def check_launch(model: ModelSection, optim: OptimSection) -> None:
     """Refuses what a launcher's variables ask for in vain.
 
     Raises:
@@ -93,6 +93,8 @@ def check_launch(model: ModelSection) -> None:
         raise ConfigError("model.dtype float16 needs a GPU: its loss scaling is for CUDA; use float32 or bfloat16")
     if sharded and model.quantize:
         raise ConfigError("model.quantize: 4-bit weights are not sharded; start it without DeepSpeed and FSDP")
+    if sharded and optim.name == "muon":
+        raise ConfigError("optim.name muon needs matrices whole; start it without DeepSpeed and FSDP, or name adamw")
 
 
 def say(accelerator: Accelerator) -> str:

@@ -227,14 +227,22 @@ def test_what_a_launcher_would_give_without_a_word_is_refused_with_one(
     for name, value in variables.items():
         launched.setenv(name, value)
     with pytest.raises(ConfigError, match=words):
-        processes.check_launch(ModelSection(**settings))
+        processes.check_launch(ModelSection(**settings), OptimSection())
+
+
+def test_muon_is_refused_where_matrices_are_sharded(launched: pytest.MonkeyPatch) -> None:
+    launched.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    launched.setenv("LOCAL_RANK", "0")
+    with pytest.raises(ConfigError, match="muon needs matrices whole"):
+        processes.check_launch(ModelSection(), OptimSection(name="muon"))
 
 
 def test_accelerates_number_of_processes_without_multi_gpu_is_refused(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "from algos.run import processes\nfrom algos.run.config import ConfigError, ModelSection, die\n"
-        "try:\n    processes.check_launch(ModelSection())\nexcept ConfigError as error:\n    die(error)\n"
+        "from algos.run import processes\nfrom algos.run.config import ConfigError, ModelSection, OptimSection, die\n"
+        "try:\n    processes.check_launch(ModelSection(), OptimSection())\n"
+        "except ConfigError as error:\n    die(error)\n"
     )
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", str(script)]
     ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)

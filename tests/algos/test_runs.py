@@ -61,6 +61,7 @@ OWN: dict[str, dict[str, object]] = {
         "ppo.kl_in": "reward",
         "ppo.scale_rewards": True,
         "ppo.minibatches": 2,
+        "optim.name": "muon",
     },
     "spiral": {
         "rollout.episodes": 12,
