@@ -20,7 +20,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: install
-	$(BIN)/python algos/grpo.py --config configs/grpo_tictactoe_tiny.yaml --run.dir runs/demo --overwrite
+	$(BIN)/python algos/grpo.py --config configs/grpo_tictactoe_selfplay_tiny.yaml --run.dir runs/demo --overwrite
 
 test: install
 	$(BIN)/python -m pytest -n 2 -m 'not slow'

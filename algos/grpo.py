@@ -73,6 +73,9 @@ class GrpoSection(Section):
     )
     epochs: int = Field(1, ge=1, description="Passes over each step's episodes.")
     minibatches: int = Field(1, ge=1, description="Optimizer steps a pass.")
+    shuffle: Literal["rows", "prompts"] = Field(
+        "rows", description="prompts: replies to the same prompt stay in one minibatch, which computes it once."
+    )
 
 
 class GrpoConfig(TrainConfig):
@@ -195,6 +198,7 @@ def update(config: GrpoConfig, rows: list[Row], learner: Learner, step: int) -> 
         max_new_tokens=config.rollout.max_new_tokens,
         epochs=grpo.epochs,
         minibatches=grpo.minibatches,
+        keep_prompts=grpo.shuffle == "prompts",
         merge=not grpo.importance_cap,
         columns=runs.columns(False, grpo.importance_cap),
     )

@@ -41,6 +41,7 @@ def optimise(
     max_new_tokens: int = 1,
     epochs: int = 1,
     minibatches: int = 1,
+    keep_prompts: bool = False,
     merge: bool = True,
     columns: Sequence[str] = (),
 ) -> dict[str, float]:
@@ -51,6 +52,7 @@ def optimise(
 
     Args:
         rng: Shuffles the rows. Each process has its own.
+        keep_prompts: Shuffle prompts, not rows: the rows of a prompt follow one another, in one minibatch or two.
         merge: Run rows of equal tokens once; not where their columns differ.
         columns: What ``loss`` reads beside the fields of a row, so that a process without rows has it too.
 
@@ -61,8 +63,7 @@ def optimise(
     totals, norms, skipped = [0.0], [0.0], 0
     idle = replace(IDLE, columns={name: [0.0] for name in columns})
     for _ in range(epochs):
-        order = rng.permutation(len(rows))
-        for part in np.array_split(order, minibatches):
+        for part in np.array_split(shuffled(rows, rng, keep_prompts), minibatches):
             chosen = [rows[i] for i in part]
             counts = torch.tensor([row.action_tokens for row in chosen], dtype=torch.long)
             tokens, sequences = _summed([float(counts.sum()), float(len(chosen))], accelerator)
@@ -109,6 +110,15 @@ def optimise(
     if accelerator.mixed_precision == "fp16":
         metrics["optim/skipped_steps"] = float(skipped)
     return metrics | {"losses/total": _summed([totals[-1]], accelerator)[0], "optim/grad_norm": norms[-1]}
+
+
+def shuffled(rows: Sequence[Row], rng: np.random.Generator, keep_prompts: bool) -> list[int]:
+    """The indices of ``rows`` in an order at random, with ``keep_prompts`` those of equal prompts one after another."""
+    groups: defaultdict[object, list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        groups[tuple(row.prompt_ids) if keep_prompts else index].append(index)
+    together = list(groups.values())
+    return [index for group in rng.permutation(len(together)) for index in together[group]]
 
 
 def _batches(rows: Sequence[Row], idle: Row, size: int, accelerator: Accelerator) -> list[Batch]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -15,6 +17,7 @@ from micro import micro_model, plain_logprobs, some_rows, updated
 from algos.maths.losses import Aggregation
 from algos.rollout.batching import merge_equal
 from algos.rollout.records import Row
+from algos.run.optimise import shuffled
 
 EXACT: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-9}
 AGGREGATIONS: list[Aggregation] = ["token", "sequence", "constant"]
@@ -107,6 +110,28 @@ def test_a_minibatch_is_an_optimizer_step_of_its_own(accelerator: Accelerator) -
     assert once.norm() > 0.1
     torch.testing.assert_close(moved(grpo__minibatches=2), 2 * once, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(moved(grpo__epochs=3), 3 * once, rtol=1e-4, atol=1e-4)
+
+
+def test_prompts_are_shuffled_whole_or_row_by_row() -> None:
+    rows = [Row([prompt], [1], [True], [0.0], [0.0]) for prompt in [7, 8, 9, 7, 8, 9, 7, 7]]
+    orders = [[rows[i].prompt_ids[0] for i in shuffled(rows, np.random.default_rng(seed), True)] for seed in range(50)]
+    runs = {tuple(prompt for prompt, _ in itertools.groupby(order)) for order in orders}
+    assert runs == set(itertools.permutations([7, 8, 9]))
+    assert all(sorted(order) == [7, 7, 7, 7, 8, 8, 9, 9] for order in orders)
+    by_row = shuffled(rows, np.random.default_rng(3), False)
+    assert by_row == np.random.default_rng(3).permutation(8).tolist()
+
+
+@pytest.mark.usefixtures("float64")
+def test_prompts_kept_together_are_stepped_on_one_after_another(accelerator: Accelerator) -> None:
+    """Two prompts, two minibatches: each is a whole prompt, so the steps do not depend on how many rows it has."""
+    rows = [row for row in some_rows(40) if row.action_tokens == 3][:2]
+    twice = [copy.deepcopy(row) for row in rows for _ in range(2)]
+    settings: dict[str, Any] = {"grpo__minibatches": 2, "grpo__shuffle": "prompts"}
+    whole, _ = updated(rows, accelerator, **settings)
+    doubled, _ = updated(twice, accelerator, **settings)
+    for ours, theirs in zip(whole.values(), doubled.values(), strict=True):
+        torch.testing.assert_close(ours, theirs, **EXACT)
 
 
 @pytest.mark.usefixtures("float64")
