@@ -23,7 +23,7 @@ RMS = 0.2
 def orthogonal(matrix: Tensor) -> Tensor:
     """``matrix`` with its singular values brought near 1, in its own precision; zero stays zero.
 
-    ``torch.optim.Muon`` does this in bfloat16, which a CPU without such arithmetic is fifty times slower at.
+    ``torch.optim.Muon`` does this in bfloat16, which is slow on a CPU without such arithmetic.
     """
     a, b, c = COEFFICIENTS
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
