@@ -170,13 +170,13 @@ class Learner:
         if critic := getattr(policy, "critic", None):
             own = [p for p in critic.parameters() if p.requires_grad]
             groups.append({"params": own, "scale": (critic_lr or config.optim.lr) / config.optim.lr})
-        settings: dict[str, Any] = {"lr": config.optim.lr, "betas": (0.9, 0.99)}
-        settings["weight_decay"] = config.optim.weight_decay
-        optimizer: Any
-        if config.optim.name == "muon":
-            optimizer = Muon(groups, matrices(model), **settings)
-        else:
-            optimizer = torch.optim.AdamW(groups, **settings)
+        decay = config.optim.weight_decay
+        settings: dict[str, Any] = {"lr": config.optim.lr, "betas": (0.9, 0.99), "weight_decay": decay}
+        optimizer: Any = (
+            Muon(groups, matrices(model), **settings)
+            if config.optim.name == "muon"
+            else torch.optim.AdamW(groups, **settings)
+        )
         self.policy, self.optimizer = sharding.prepare(policy, optimizer, self.accelerator)
         self.chat = Chat(self.tokenizer, config.rollout.thinking)
         self.engine = make_engine(config, self.model, self.chat, self.accelerator)

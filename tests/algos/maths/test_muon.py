@@ -4,9 +4,11 @@ import copy
 
 import pytest
 import torch
+from micro import micro_model
 from torch import Tensor, nn
 
 from algos.maths.muon import Muon, orthogonal
+from algos.run.learner import matrices
 
 
 def filled(*shape: int, seed: int = 0) -> Tensor:
@@ -69,3 +71,10 @@ def test_a_loaded_state_goes_on_as_if_nothing_had_happened() -> None:
     steps([uninterrupted], whole, 2)
     assert torch.equal(whole.weight, halves.weight)
     assert torch.equal(whole.bias, halves.bias)
+
+
+def test_all_matrices_of_the_layers_are_made_orthogonal_and_the_embedding_is_not() -> None:
+    model = micro_model()
+    chosen = {id(matrix) for matrix in matrices(model)}
+    names = {name.split(".")[-2] for name, parameter in model.named_parameters() if id(parameter) in chosen}
+    assert names == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
