@@ -19,24 +19,24 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from algos.config.schema import Section, TrainConfig
+from algos.data.batching import Batch
+from algos.data.credit import seat_credit, turn_credit
+from algos.data.episodes import Episode
+from algos.data.rows import Row, to_rows
+from algos.errors import ConfigError
 from algos.maths.advantages import group_relative, has_signal
 from algos.maths.logprobs import Direction
-from algos.maths.losses import (
-    Aggregation,
-    clipped_surrogate,
-    kl_estimate,
-    sequence_log_ratio,
-)
-from algos.rollout.batching import Batch
-from algos.rollout.credit import seat_credit, turn_credit
-from algos.rollout.play import Rollout, make_envs
-from algos.rollout.records import Episode, Row, to_rows
-from algos.rollout.selfplay import SelfPlay, make_aec
-from algos.run import learner as runs
-from algos.run.config import ConfigError, Section
-from algos.run.figures import importance_figures
-from algos.run.learner import Divergence, Learner, TrainConfig
-from algos.run.optimise import annealed, optimise
+from algos.maths.losses import Aggregation, clipped_surrogate, kl_estimate, sequence_log_ratio
+from algos.model.reference import Divergence
+from algos.rollout.environments import make_aec, make_envs
+from algos.rollout.self_play import SelfPlay
+from algos.rollout.single_agent import Rollout
+from algos.training import learner as runs
+from algos.training.learner import Learner
+from algos.training.metrics import importance_figures
+from algos.training.optimizers import annealed
+from algos.training.update import optimise
 
 
 class GrpoSection(Section):

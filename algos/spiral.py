@@ -21,21 +21,27 @@ from accelerate.utils import gather_object
 from pydantic import Field
 from torch import Tensor
 
+from algos.config.schema import Section, TrainConfig
+from algos.data.batching import Batch
+from algos.data.credit import turn_credit
+from algos.data.episodes import Episode
+from algos.data.rows import Row, to_rows
+from algos.engines.base import Engine
+from algos.engines.hf import HFEngine
+from algos.engines.opponent_pool import PastSelves
+from algos.errors import ConfigError
 from algos.maths.advantages import RoleBaseline
 from algos.maths.logprobs import Direction
 from algos.maths.losses import Aggregation, clipped_surrogate, kl_estimate, policy_gradient_loss
-from algos.model.snapshot import Magnet, PastSelves, Snapshot
-from algos.rollout.batching import Batch
-from algos.rollout.credit import turn_credit
-from algos.rollout.engine import Engine
-from algos.rollout.hf import HFEngine
-from algos.rollout.records import Episode, Row, to_rows
-from algos.rollout.selfplay import SelfPlay, make_aec
-from algos.run import learner as runs
-from algos.run.config import ConfigError, Section
-from algos.run.figures import importance_figures
-from algos.run.learner import Divergence, Learner, TrainConfig
-from algos.run.optimise import annealed, optimise
+from algos.model.reference import Divergence, Magnet
+from algos.model.snapshot import Snapshot
+from algos.rollout.environments import make_aec
+from algos.rollout.self_play import SelfPlay
+from algos.training import learner as runs
+from algos.training.learner import Learner
+from algos.training.metrics import importance_figures
+from algos.training.optimizers import annealed
+from algos.training.update import optimise
 
 
 class SpiralSection(Section):

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from algos.run.charts import line_chart, line_of, mean_interval
+from algos.maths.statistics import mean_interval
+from algos.report.charts import line_chart, line_of
 
 HERE = Path(__file__).parent
 STORE = HERE / "results"

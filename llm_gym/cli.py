@@ -85,22 +85,22 @@ def train(argv: list[str]) -> None:
 
 def report(argv: list[str]) -> None:
     """llm-gym report RUN [RUN ...] [--out FILE] [--episodes N]: one page about one run, or about several seeds of it"""
-    _trainer("algos.run.report")(argv)
+    _trainer("algos.report.page")(argv)
 
 
 def merge(argv: list[str]) -> None:
     """llm-gym merge CHECKPOINT --out FOLDER [--dtype D]: an ordinary Hugging Face folder, adapters merged in"""
-    _trainer("algos.model.merge")(argv)
+    _trainer("algos.commands.merge")(argv)
 
 
 def evaluate(argv: list[str]) -> None:
     """llm-gym eval --model FOLDER_OR_ID | --policy NAME [--env ID ...] [--exact] ...: figures with intervals"""
-    _trainer("algos.run.eval_command")(argv)
+    _trainer("algos.commands.eval")(argv)
 
 
 def tournament(argv: list[str]) -> None:
     """llm-gym tournament --players A B ... [--games ID ...]: round robin, Elo, cross table"""
-    _trainer("algos.run.tournament")(argv)
+    _trainer("algos.evaluation.tournament")(argv)
 
 
 def doctor(argv: list[str]) -> None:
@@ -111,7 +111,7 @@ def doctor(argv: list[str]) -> None:
     if argv and not trains:
         _die('llm-gym doctor with arguments needs pip install "llm-gym[train]"')
     if trains:
-        _trainer("algos.run.doctor")(argv)
+        _trainer("algos.commands.doctor")(argv)
         print()
     print(f"Python {sys.version.split()[0]}, llm_gym {llm_gym.__version__}\n\nExtras")
     for extra, module in EXTRAS.items():
@@ -124,7 +124,7 @@ def doctor(argv: list[str]) -> None:
 
 def fetch(argv: list[str]) -> None:
     """llm-gym fetch MODEL|mbpp ...: fills the cache where there is a network, for nodes that have none"""
-    _trainer("algos.run.fetch")(argv)
+    _trainer("algos.commands.fetch")(argv)
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {

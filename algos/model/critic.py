@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from algos.data.batching import Batch
 from algos.maths.logprobs import Direction, Reference, token_logprobs
 from algos.model.forward import Policy, action_hidden, causal_lm, recomputing
-from algos.rollout.batching import Batch
 
 
 class Critic(nn.Module):

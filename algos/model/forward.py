@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from algos.data.batching import Batch, Prompts
 from algos.maths.logprobs import CHUNK, Direction, Reference, token_logprobs
-from algos.rollout.batching import Batch, Prompts
 
 
 def causal_lm(model: Any) -> Any:

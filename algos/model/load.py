@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from algos.run.config import ConfigError, ModelSection
+from algos.config.schema import ModelSection
+from algos.errors import ConfigError
 
 ADAPTER_CONFIG = "adapter_config.json"
 

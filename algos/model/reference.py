@@ -6,14 +6,15 @@ import contextlib
 import copy
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from algos.data.batching import Batch
 from algos.model.forward import Policy
 from algos.model.load import load_model
-from algos.rollout.batching import Batch
+from algos.model.snapshot import Snapshot
 
 
 class Reference(nn.Module):
@@ -58,3 +59,29 @@ class Reference(nn.Module):
         with model.disable_adapter() if hasattr(model, "disable_adapter") else contextlib.nullcontext():
             yield
         model.train(training)
+
+
+class Magnet:
+    """A reference that can be renewed: the policy wearing a :class:`Snapshot`."""
+
+    def __init__(self, snapshot: Snapshot, temperature: float) -> None:
+        self.snapshot, self.policy = snapshot, Policy(snapshot.model, temperature)
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Log-probabilities and entropies of the action tokens, both ``[tokens]``, row by row."""
+        with self.snapshot.worn():
+            return self.policy(batch)
+
+    def hidden(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """See :meth:`algos.model.forward.Policy.hidden`."""
+        with self.snapshot.worn():
+            return self.policy.hidden(batch)
+
+
+class Divergence(Protocol):
+    """What the policy is held near: :class:`algos.model.reference.Reference`, :class:`algos.model.reference.Magnet`."""
+
+    def __call__(self, batch: Batch) -> tuple[torch.Tensor, ...]: ...
+
+    def hidden(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]: ...

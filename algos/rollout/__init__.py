@@ -1,1 +1,1 @@
-"""From an environment's words to rows of tokens."""
+"""Episodes: environments, conversations, self-play, and which starts are drawn."""

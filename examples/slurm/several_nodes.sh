@@ -30,7 +30,7 @@ serve=("${PYTHON:-python}" -m vllm.entrypoints.openai.api_server --model "${MODE
 if [[ -n ${LORA_RANK:-} ]]; then
   serve+=(--enable-lora --max-lora-rank "$LORA_RANK" --max-loras 1)
 else
-  serve+=(--worker-extension-cls algos.rollout.vllm_worker.Extension --weight-transfer-config '{"backend": "llm_gym"}')
+  serve+=(--worker-extension-cls algos.engines.vllm_worker.Extension --weight-transfer-config '{"backend": "llm_gym"}')
 fi
 VLLM_SERVER_DEV_MODE=1 VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 \
   srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" "${serve[@]}" &

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from algos.run.config import EnvSection
-from algos.sft import SftSection, tiny_model
+from algos.config.schema import EnvSection, SftSection
+from algos.warm_start.embedded import tiny_model
 
 BARELY_TRAINED = SftSection(episodes=150, steps=30, batch=64)
 """Enough for replies in the right format, most of them illegal."""

@@ -11,9 +11,11 @@ from torch import nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from algos import grpo
+from algos.config.schema import TrainConfig
+from algos.data.episodes import Turn
+from algos.data.rows import Row, to_rows
 from algos.model.forward import Policy
-from algos.rollout.records import Row, Turn, to_rows
-from algos.run.learner import Learner, TrainConfig
+from algos.training.learner import Learner
 
 VOCABULARY = 61
 

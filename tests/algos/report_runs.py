@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from algos.run.report import write_report
+from algos.report.page import write_report
 
 CONFIG = """run:
   name: small  # command line

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 
 from algos import grpo, spiral
+from algos.cluster import processes
+from algos.config.load import load
 from algos.maths.advantages import RoleBaseline, whiten
-from algos.run import processes
-from algos.run.config import load
-from algos.run.learner import Learner
+from algos.training.learner import Learner
 
 if __name__ == "__main__":
     out, stored, *argv = sys.argv[1:]

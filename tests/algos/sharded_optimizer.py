@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from algos.run import processes, sharding
+from algos.cluster import processes, sharding
 
 
 def model() -> nn.Sequential:

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
-from algos.run import profiles
-from algos.run.config import load
+from algos.config import profiles
+from algos.config.load import load
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TRAINERS = sorted(CONFIGS.glob("*.yaml"))

@@ -15,11 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import llm_gym  # noqa: F401 - registers its environments
-from algos.rollout.records import Episode
-from algos.rollout.tasks import EnvSpec, Task
-from algos.run.config import Config, ConfigError, EnvSection, dump, load
-from algos.run.curriculum import Curriculum, CurriculumSection, draw_tasks
-from algos.run.replay import Replay, ReplaySection
+from algos.config.load import dump, load
+from algos.config.schema import Config, CurriculumSection, EnvSection, ReplaySection
+from algos.data.episodes import Episode
+from algos.data.tasks import EnvSpec, Task
+from algos.errors import ConfigError
+from algos.rollout.curriculum import Curriculum, draw_tasks
+from algos.rollout.replay import Replay
 
 DOCS = Path(__file__).parents[2] / "docs"
 ALONE = EnvSection(id="llmgym/Nim-v0")

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from algos.run import fetch, offline
+from algos.cluster import offline
+from algos.commands import fetch
 from llm_gym import cli
 from llm_gym.games.mbpp.dataset import read_tasks
 

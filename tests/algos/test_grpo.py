@@ -12,14 +12,14 @@ import gymnasium
 import pytest
 from micro import sections
 
+from algos.data.episodes import Episode, Turn
+from algos.errors import ConfigError
 from algos.grpo import GrpoConfig, advantage, check, collect
-from algos.rollout.play import Rollout
-from algos.rollout.records import Episode, Turn
-from algos.rollout.selfplay import SelfPlay
-from algos.run.config import ConfigError
-from algos.run.figures import describe
-from algos.run.learner import Learner
-from algos.run.optimise import learning_rate
+from algos.rollout.self_play import SelfPlay
+from algos.rollout.single_agent import Rollout
+from algos.training.learner import Learner
+from algos.training.metrics import describe
+from algos.training.optimizers import learning_rate
 
 
 def episode(reward: float, outcome: str = "win", parse: str = "ok", tokens: int = 3, turns: int = 2) -> Episode:

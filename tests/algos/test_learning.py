@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from algos import grpo, ppo, spiral
+from algos.config.schema import EnvSection, SftSection
 from algos.maths.advantages import RoleBaseline
-from algos.run.config import EnvSection
-from algos.sft import SftSection, tiny_model
+from algos.warm_start.embedded import tiny_model
 from llm_gym import IllegalAction, TextGame
 from llm_gym.games.tic_tac_toe import TicTacToe
 

@@ -14,12 +14,14 @@ import pytest
 import torch
 from micro import micro_model, some_rows
 
+from algos.config.load import load
+from algos.config.schema import Config, ModelSection
+from algos.data.batching import Batch
+from algos.data.rows import Row
+from algos.engines.hf import HFEngine
+from algos.errors import ConfigError
 from algos.model.forward import Policy
 from algos.model.load import check_settings, load_model
-from algos.rollout.batching import Batch
-from algos.rollout.hf import HFEngine
-from algos.rollout.records import Row
-from algos.run.config import Config, ConfigError, ModelSection, load
 
 
 @pytest.fixture(scope="module")

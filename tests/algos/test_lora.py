@@ -13,15 +13,15 @@ import torch
 from micro import some_rows
 from peft import AutoPeftModelForCausalLM
 
+from algos.config.schema import ModelSection
+from algos.data.batching import Batch
+from algos.data.rows import Row
+from algos.engines.hf import HFEngine
 from algos.maths.losses import clipped_surrogate
 from algos.model.forward import Policy
 from algos.model.load import load_model
 from algos.model.reference import Reference
-from algos.rollout.batching import Batch
-from algos.rollout.hf import HFEngine
-from algos.rollout.records import Row
-from algos.run import checkpoint
-from algos.run.config import ModelSection
+from algos.run_folder import checkpoints as checkpoint
 
 PLAIN = ModelSection(lora_rank=4)
 NF4 = ModelSection(lora_rank=4, quantize="nf4")

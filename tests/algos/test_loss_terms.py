@@ -11,10 +11,10 @@ from micro import micro_model, some_rows
 from torch import Tensor
 
 from algos import grpo, ppo, spiral
+from algos.data.batching import Batch
 from algos.maths.logprobs import Direction
 from algos.model.forward import Policy
 from algos.model.reference import Reference
-from algos.rollout.batching import Batch
 
 EXACT: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-9}
 

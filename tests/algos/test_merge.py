@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from algos.config.schema import ModelSection
 from algos.model.load import load_model
-from algos.run import checkpoint
-from algos.run.config import ModelSection
+from algos.run_folder import checkpoints as checkpoint
 from llm_gym import cli
 
 IDS = torch.tensor([[5, 9, 33, 100, 7, 8]])

@@ -12,12 +12,13 @@ from accelerate import Accelerator
 from micro import micro_learner, micro_model, sections, some_ids, some_rows
 
 from algos import ppo
+from algos.data.batching import Batch
+from algos.data.episodes import Episode, Turn
+from algos.data.rows import Row
 from algos.maths.advantages import RunningScale
 from algos.model.critic import ActorCritic
 from algos.model.forward import Policy
-from algos.rollout.batching import Batch
-from algos.rollout.records import Episode, Row, Turn
-from algos.run.learner import Learner
+from algos.training.learner import Learner
 
 pytestmark = pytest.mark.usefixtures("float64")
 ONE_STEP = {"ppo__epochs": 1, "ppo__minibatches": 1}

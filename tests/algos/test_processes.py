@@ -22,12 +22,15 @@ from micro import micro_model, some_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from algos import grpo
+from algos.cluster import processes
+from algos.config.load import load
+from algos.config.schema import ModelSection, OptimSection
+from algos.errors import ConfigError
 from algos.model.forward import Policy
-from algos.rollout.play import Rollout
-from algos.run import checkpoint, processes
-from algos.run.config import ConfigError, ModelSection, OptimSection, load
-from algos.run.learner import Learner
-from algos.run.optimise import optimise
+from algos.rollout.single_agent import Rollout
+from algos.run_folder import checkpoints as checkpoint
+from algos.training.learner import Learner
+from algos.training.update import optimise
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
@@ -240,7 +243,8 @@ def test_muon_is_refused_where_matrices_are_sharded(launched: pytest.MonkeyPatch
 def test_accelerates_number_of_processes_without_multi_gpu_is_refused(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "from algos.run import processes\nfrom algos.run.config import ConfigError, ModelSection, OptimSection, die\n"
+        "from algos.cluster import processes\nfrom algos.config.schema import ModelSection, OptimSection\n"
+        "from algos.errors import ConfigError, die\n"
         "try:\n    processes.check_launch(ModelSection(), OptimSection())\n"
         "except ConfigError as error:\n    die(error)\n"
     )
@@ -291,7 +295,7 @@ def test_a_step_whose_scaled_gradients_overflow_is_skipped_and_counted() -> None
 @pytest.mark.parametrize("kept", [True, False])
 def test_memory_that_tensors_free_is_used_again(kept: bool) -> None:
     """Pages that 20 tensors of 40 MB, one after the other, have from the kernel: those of a few of them, or of 20."""
-    call = "from algos.run.processes import keep_freed_memory; keep_freed_memory()" if kept else ""
+    call = "from algos.cluster.processes import keep_freed_memory; keep_freed_memory()" if kept else ""
     script = f"""
 import resource, torch
 {call}

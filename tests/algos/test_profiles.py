@@ -12,10 +12,14 @@ import torch
 import yaml
 from transformers import Qwen2Config, Qwen3Config, Qwen3ForCausalLM
 
+from algos.cluster import memory, offline
+from algos.commands import doctor
+from algos.config import profiles
+from algos.config.load import dump, load
+from algos.config.profiles import Gpu, Machine
+from algos.config.schema import ModelSection, OptimSection
+from algos.errors import ConfigError
 from algos.grpo import GrpoConfig
-from algos.run import doctor, memory, offline, profiles
-from algos.run.config import ConfigError, ModelSection, OptimSection, dump, load
-from algos.run.profiles import Gpu, Machine
 from algos.sft import SftConfig
 from llm_gym import cli
 

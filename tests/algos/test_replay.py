@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from algos.rollout.records import Episode, Turn
-from algos.rollout.tasks import EnvSpec, Task
-from algos.run.replay import Replay, ReplaySection
+from algos.config.schema import ReplaySection
+from algos.data.episodes import Episode, Turn
+from algos.data.tasks import EnvSpec, Task
+from algos.rollout.replay import Replay
 
 GAME = EnvSpec("game")
 

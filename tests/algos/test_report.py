@@ -14,10 +14,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from report_runs import HOSTILE, Page, episode, evaluation, make_run, metrics, page_of
 
-from algos.run.charts import Line, line_chart, line_of, mean_interval, smooth
-from algos.run.report import last_line, main, write_report
-from algos.run.report_games import TEXT_LIMIT, text
-from algos.run.run_folder import pick_games
+from algos.commands.report import main
+from algos.maths.statistics import mean_interval
+from algos.report.charts import Line, line_chart, line_of, smooth
+from algos.report.games import TEXT_LIMIT, text
+from algos.report.page import last_line, write_report
+from algos.run_folder.read import pick_games
 
 
 def test_every_number_of_the_table_is_the_summarys(tmp_path: Path) -> None:

@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 from report_runs import HOSTILE, episode, make_run, page_of
 
-from algos.model.tiny import train_tokenizer
-from algos.rollout.chat import Chat
-from algos.rollout.records import Episode, Turn
-from algos.run import report_episodes
-from algos.run.report import main, write_report
-from algos.run.report_episodes import quotas
-from algos.run.report_games import TEXT_LIMIT
-from algos.run.tracking import as_json, as_text
+from algos.commands.report import main
+from algos.data.episodes import Episode, Turn
+from algos.model.chat import Chat
+from algos.report import episodes as report_episodes
+from algos.report.episodes import quotas
+from algos.report.games import TEXT_LIMIT
+from algos.report.page import write_report
+from algos.run_folder.write import as_json, as_text
+from algos.warm_start.tiny import train_tokenizer
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from algos import grpo, ppo, spiral
-from algos.run import checkpoint
+from algos.run_folder import checkpoints as checkpoint
 
 REPOSITORY = Path(__file__).parents[2]
 SETTINGS = {

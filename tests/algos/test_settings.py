@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from algos import grpo, ppo, spiral
-from algos.run import learner
+from algos.training import learner
 
 MAIN: dict[str, Callable[[list[str]], None]] = {"grpo": grpo.main, "ppo": ppo.main, "spiral": spiral.main}
 WRONG = [

@@ -10,15 +10,17 @@ import torch
 from safetensors.torch import load_file
 
 from algos import sft
+from algos.config.schema import EnvSection, SftSection
+from algos.data.batching import Batch
+from algos.engines.hf import HFEngine
+from algos.model.chat import Chat
 from algos.model.forward import Policy
 from algos.model.load import load_model
-from algos.model.tiny import untrained
-from algos.rollout.batching import Batch
-from algos.rollout.chat import Chat
-from algos.rollout.hf import HFEngine
-from algos.rollout.play import Rollout
-from algos.run.config import EnvSection
-from algos.sft import SftSection, as_rows, demonstrate, fit, tiny_model, untrained_tiny
+from algos.rollout.single_agent import Rollout
+from algos.warm_start.demonstrations import as_rows, demonstrate
+from algos.warm_start.embedded import tiny_model, untrained_tiny
+from algos.warm_start.fit import fit
+from algos.warm_start.tiny import untrained
 
 BRIEF = SftSection(episodes=10, steps=2, batch=8)
 

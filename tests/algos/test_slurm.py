@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from algos.run import checkpoint
+from algos.run_folder import checkpoints as checkpoint
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPTS = REPOSITORY / "examples" / "slurm"

@@ -14,17 +14,20 @@ from micro import micro_learner, micro_model, plain_logprobs, sections, some_row
 from safetensors.torch import load_file
 
 from algos import spiral
+from algos.data.batching import Batch
+from algos.data.episodes import Episode
+from algos.data.tasks import EnvSpec, Task
+from algos.engines.base import Sample
+from algos.engines.hf import HFEngine
+from algos.engines.opponent_pool import PastSelves
+from algos.errors import ConfigError
 from algos.maths.advantages import RoleBaseline
 from algos.model.forward import Policy
-from algos.model.snapshot import Magnet, PastSelves, Snapshot
-from algos.rollout.batching import Batch
-from algos.rollout.hf import HFEngine, Sample
-from algos.rollout.records import Episode
-from algos.rollout.selfplay import SelfPlay
-from algos.rollout.tasks import EnvSpec, Task
-from algos.run import checkpoint
-from algos.run.config import ConfigError
-from algos.run.learner import Learner
+from algos.model.reference import Magnet
+from algos.model.snapshot import Snapshot
+from algos.rollout.self_play import SelfPlay
+from algos.run_folder import checkpoints as checkpoint
+from algos.training.learner import Learner
 
 ID = "llmgym/TicTacToe-v0"
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 from micro import micro_model, plain_logprobs
 
+from algos.data.batching import Batch
+from algos.data.episodes import Turn
+from algos.data.rows import Row, to_rows
+from algos.engines.hf import HFEngine
 from algos.maths.advantages import gae, group_relative, same_state
 from algos.model.forward import Policy
-from algos.rollout.batching import Batch
-from algos.rollout.hf import HFEngine
-from algos.rollout.records import Row, Turn, to_rows
 
 GROUP = 4
 CONTINUE, END = -4.0, 0.0

@@ -12,11 +12,11 @@ from micro import VOCABULARY, micro_model, some_rows
 from torch import Tensor
 
 from algos import grpo
+from algos.data.batching import Batch
+from algos.data.rows import Row
 from algos.maths.advantages import group_relative
 from algos.maths.losses import Aggregation, token_weights
 from algos.model.forward import Policy
-from algos.rollout.batching import Batch
-from algos.rollout.records import Row
 
 trl = pytest.importorskip("trl", minversion="1.16")  # the tests call its trainer's inner steps
 from datasets import Dataset  # noqa: E402  # TRL brings it

@@ -14,10 +14,10 @@ import torch
 from accelerate import Accelerator
 from micro import micro_model, plain_logprobs, some_rows, updated
 
+from algos.data.batching import merge_equal
+from algos.data.rows import Row
 from algos.maths.losses import Aggregation
-from algos.rollout.batching import merge_equal
-from algos.rollout.records import Row
-from algos.run.optimise import shuffled
+from algos.training.update import shuffled
 
 EXACT: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-9}
 AGGREGATIONS: list[Aggregation] = ["token", "sequence", "constant"]
@@ -167,7 +167,7 @@ def test_equal_rows_merged_give_the_gradient_of_the_rows_apart(
     assert len(merge_equal(rows)) == 5 + 3
     settings = {"grpo__aggregation": aggregation, "grpo__kl_coef": 0.1}
     merged, metrics = updated(copy.deepcopy(rows), accelerator, **settings)
-    monkeypatch.setattr("algos.run.optimise.merge_equal", list)
+    monkeypatch.setattr("algos.training.update.merge_equal", list)
     apart, metrics_apart = updated(copy.deepcopy(rows), accelerator, **settings)
     for ours, theirs in zip(merged.values(), apart.values(), strict=True):
         torch.testing.assert_close(ours, theirs, **EXACT)

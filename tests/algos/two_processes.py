@@ -13,11 +13,11 @@ from accelerate import Accelerator
 from micro import micro_learner, sections, some_rows, updated
 
 from algos import grpo, ppo, spiral
+from algos.cluster import processes
+from algos.data.episodes import Episode, Turn
 from algos.maths.advantages import RoleBaseline, RunningScale
 from algos.model.critic import ActorCritic
-from algos.rollout.records import Episode, Turn
-from algos.run import processes
-from algos.run.interrupt import StopSignal
+from algos.training.interrupt import StopSignal
 
 # Which of seven rows each process has; in the last case the second one has none.
 SHARES = {"even": ([0, 2, 4, 6], [1, 3, 5]), "uneven": ([0], [1, 2, 3, 4, 5, 6]), "idle": ([0, 1, 2, 3, 4, 5, 6], [])}

@@ -10,11 +10,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from algos.config.schema import Config
+from algos.engines.base import Sample
+from algos.engines.hf import HFEngine
+from algos.engines.make import make_engine
+from algos.evaluation.plan import longest
+from algos.model.chat import Chat
 from algos.model.load import load_model
-from algos.rollout.chat import Chat
-from algos.rollout.engine import make_engine
-from algos.rollout.hf import HFEngine, Sample
-from algos.run.config import Config
 
 
 class Both:
@@ -30,7 +32,7 @@ class Both:
         self.accelerator = Accelerator(cpu=True)
         self.model, tokenizer = load_model(config.model.path, config.model)
         self.chat = Chat(tokenizer)
-        self.engine: Any = make_engine(config, self.model, self.chat, self.accelerator)
+        self.engine: Any = make_engine(config, self.model, self.chat, self.accelerator, longest(config))
         self.engine.sync(0)
 
     def prompts(self, n: int = 24) -> list[list[int]]:

@@ -12,10 +12,9 @@ from both import Both, free_url
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from algos import sft
-from algos.rollout.chat import Chat
-from algos.rollout.engine import vllm_installed
-from algos.run.config import Config, EnvSection
-from algos.sft import SftSection
+from algos.config.schema import Config, EnvSection, SftSection
+from algos.engines.vllm_common import vllm_installed
+from algos.model.chat import Chat
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from both import Both, agree, ids, seeded
 
-from algos.rollout.engine import EngineError
-from algos.run.config import Config
+from algos.config.schema import Config
+from algos.engines.base import EngineError
 
 CASES = [("float32", 0), ("float32", 8), ("bfloat16", 0)]
 
@@ -54,8 +54,8 @@ def test_replies_repeat_with_the_generator(both: Both) -> None:
 def test_stale_weights_are_found_at_the_sync(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
     both.train(0.05)
     with monkeypatch.context() as patch:
-        patch.setattr("algos.rollout.vllm_colocate.weights_of", lambda *_: iter(()))
-        patch.setattr("algos.rollout.vllm_colocate.VLLMColocate._load_adapter", lambda *_: None)
+        patch.setattr("algos.engines.vllm_colocate.weights_of", lambda *_: iter(()))
+        patch.setattr("algos.engines.vllm_colocate.VLLMColocate._load_adapter", lambda *_: None)
         with pytest.raises(EngineError, match="differ by"):
             both.engine.sync(both.engine.version + 1)
     both.engine.sync(both.engine.version + 1)

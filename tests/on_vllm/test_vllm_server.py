@@ -14,9 +14,11 @@ import pytest
 from both import Both, agree, free_url, ids, seeded
 from fault_proxy import Fault, Proxy, proxy
 
+from algos.config.schema import Config
+from algos.engines.base import EngineError
+from algos.engines.make import check_engine
+from algos.errors import ConfigError
 from algos.model.load import load_model
-from algos.rollout.engine import EngineError, check_engine
-from algos.run.config import Config, ConfigError
 
 SAMPLING = "/v1/completions"
 UPLOAD = ["/start_weight_update", "/update_weights", "/finish_weight_update", "/update_weight_version"]

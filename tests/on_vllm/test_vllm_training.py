@@ -11,8 +11,8 @@ import pytest
 from both import Both
 
 from algos import grpo
-from algos.rollout.records import Episode
-from algos.run.tracking import Tracker
+from algos.data.episodes import Episode
+from algos.run_folder.write import Tracker
 
 CONFIG = Path(__file__).parents[2] / "configs" / "grpo_tictactoe_tiny.yaml"
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from algos.cluster import processes
 from algos.maths.advantages import (
     RoleBaseline,
     RunningScale,
@@ -21,7 +22,6 @@ from algos.maths.advantages import (
     same_state,
     whiten,
 )
-from algos.run import processes
 
 # Means 2 and 0; the sample's deviations sqrt((1 + 0 + 0 + 1) / 3) and sqrt((4 + 4 + 0 + 0) / 3).
 RETURNS = torch.tensor([[1.0, 2.0, 2.0, 3.0], [2.0, -2.0, 0.0, 0.0]], dtype=torch.float64)

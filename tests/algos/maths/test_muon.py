@@ -7,8 +7,8 @@ import torch
 from micro import micro_model
 from torch import Tensor, nn
 
-from algos.maths.muon import Muon, orthogonal
-from algos.run.learner import matrices
+from algos.training.muon import Muon, orthogonal
+from algos.training.optimizers import matrices
 
 
 def filled(*shape: int, seed: int = 0) -> Tensor:

@@ -9,9 +9,9 @@ import torch
 from micro import VOCABULARY, micro_model, plain_logprobs, some_rows
 from torch import nn
 
+from algos.data.batching import Batch
+from algos.data.rows import Row
 from algos.model.forward import Policy, causal_lm
-from algos.rollout.batching import Batch
-from algos.rollout.records import Row
 
 pytestmark = pytest.mark.usefixtures("float64")
 EXACT: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-9}

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from algos.model import tiny
-from algos.rollout.chat import stop_ids
-from algos.run.config import EnvSection
-from algos.sft import SftSection, demonstrate
+from algos.config.schema import EnvSection, SftSection
+from algos.model.chat import stop_ids
+from algos.warm_start import tiny
+from algos.warm_start.demonstrations import demonstrate
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from micro import some_rows
 
-from algos.rollout.batching import Batch, Prompts, alike, micro_batches
-from algos.rollout.records import Row
+from algos.data.batching import Batch, Prompts, alike, micro_batches
+from algos.data.rows import Row
 
 
 def prompts_of(parts: Prompts) -> list[list[int]]:

@@ -10,8 +10,9 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from algos.rollout.chat import Chat, Messages
-from algos.rollout.records import Turn, to_rows
+from algos.data.episodes import Turn
+from algos.data.rows import to_rows
+from algos.model.chat import Chat, Messages
 
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -12,10 +12,12 @@ from micro import micro_model
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
-from algos.rollout.engine import check_adapter, check_engine, request_seeds, save_adapter, weights_of
-from algos.rollout.vllm_client import Faulty
-from algos.rollout.vllm_server import parse
-from algos.run.config import Config, ConfigError
+from algos.config.schema import Config
+from algos.engines.make import check_engine
+from algos.engines.vllm_client import Faulty
+from algos.engines.vllm_common import check_adapter, request_seeds, save_adapter, weights_of
+from algos.engines.vllm_server import parse
+from algos.errors import ConfigError
 
 
 def config(model: dict[str, Any] | None = None, **engine: Any) -> Config:

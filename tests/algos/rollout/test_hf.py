@@ -8,10 +8,11 @@ import pytest
 import torch
 from micro import VOCABULARY, micro_model, some_ids
 
+from algos.data.batching import Batch
+from algos.data.rows import Row
+from algos.engines.base import Sample
+from algos.engines.hf import HFEngine
 from algos.model.forward import Policy
-from algos.rollout.batching import Batch
-from algos.rollout.hf import HFEngine, Sample
-from algos.rollout.records import Row
 
 STOP = {3, 17, 29, 40, 55}
 TOKENS = 12

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 import llm_gym  # noqa: F401 - registers the environments
+from algos.data.episodes import Episode
+from algos.data.rows import to_rows
+from algos.data.tasks import EnvSpec, Task
+from algos.engines.hf import HFEngine
 from algos.grpo import GrpoConfig, advantage
+from algos.model.chat import Chat
 from algos.model.load import load_model
-from algos.rollout.chat import Chat
-from algos.rollout.hf import HFEngine
-from algos.rollout.play import Rollout
-from algos.rollout.records import Episode, to_rows
-from algos.rollout.tasks import EnvSpec, Task
+from algos.rollout.single_agent import Rollout
 
 ID = "llmgym/TicTacToe-v0"
 MakeRollout = Callable[..., Rollout]

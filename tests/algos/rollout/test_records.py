@@ -8,9 +8,10 @@ import pytest
 import torch
 from micro import micro_model, plain_logprobs, some_ids
 
+from algos.data.batching import Batch
+from algos.data.episodes import Episode, Turn
+from algos.data.rows import to_rows
 from algos.model.forward import Policy
-from algos.rollout.batching import Batch
-from algos.rollout.records import Episode, Turn, to_rows
 
 
 def turn(prompt: list[int], action: list[int], logprob: float = -1.0) -> Turn:

@@ -11,13 +11,16 @@ from gymnasium.spaces import Text
 from pettingzoo import AECEnv
 
 import llm_gym
+from algos.config.schema import Config
+from algos.data.episodes import Episode
+from algos.data.rows import to_rows
+from algos.data.tasks import EnvSpec, Task
+from algos.engines.hf import HFEngine
+from algos.errors import ConfigError
+from algos.model.chat import Chat
 from algos.model.load import load_model
-from algos.rollout.chat import Chat
-from algos.rollout.hf import HFEngine
-from algos.rollout.records import Episode, to_rows
-from algos.rollout.selfplay import SelfPlay, make_aec
-from algos.rollout.tasks import EnvSpec, Task
-from algos.run.config import Config, ConfigError
+from algos.rollout.environments import make_aec
+from algos.rollout.self_play import SelfPlay
 
 ID = "llmgym/TicTacToe-v0"
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from algos.model.load import load_model
-from algos.run import checkpoint
+from algos.run_folder import checkpoints as checkpoint
 
 READ_ALONE = """
 import json, sys

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from algos import grpo
+from algos.config.load import dump, load
+from algos.errors import ConfigError
 from algos.grpo import GrpoConfig
-from algos.run.config import ConfigError, dump, load
 
 REPOSITORY = Path(__file__).parents[3]
 

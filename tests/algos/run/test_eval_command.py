@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from algos.run.eval_command import arguments
+from algos.commands.eval import arguments
 from llm_gym import cli
 
 

@@ -14,14 +14,15 @@ from accelerate import Accelerator
 
 import llm_gym  # noqa: F401 - registers the environments
 from algos import grpo
+from algos.config.schema import Config
+from algos.data.episodes import Episode, Turn
+from algos.engines.hf import HFEngine
+from algos.errors import ConfigError
+from algos.evaluation.evaluator import Evaluator, check_evaluations, evaluate, score, score_by_seat, wilson
+from algos.evaluation.score import compare
+from algos.model.chat import Chat
 from algos.model.load import load_model
-from algos.rollout.chat import Chat
-from algos.rollout.hf import HFEngine
-from algos.rollout.play import Rollout
-from algos.rollout.records import Episode, Turn
-from algos.run.config import Config, ConfigError
-from algos.run.evaluate import Evaluator, check_evaluations, evaluate, score, score_by_seat, wilson
-from algos.run.score import compare
+from algos.rollout.single_agent import Rollout
 
 
 @pytest.mark.parametrize(

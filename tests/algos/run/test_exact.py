@@ -13,15 +13,15 @@ import torch
 
 pyspiel = pytest.importorskip("pyspiel")
 
+from algos.data.tasks import EnvSpec, Task  # noqa: E402
+from algos.engines.hf import HFEngine  # noqa: E402
+from algos.evaluation.exact.game_tree import Histories, State, Table, match_of, walk  # noqa: E402
+from algos.evaluation.exact.model_policy import ModelPolicy  # noqa: E402
+from algos.evaluation.exact.values import exact, greedy, nash_conv, uniform  # noqa: E402
+from algos.evaluation.players import play_scripted  # noqa: E402
+from algos.evaluation.score import score  # noqa: E402
+from algos.model.chat import Chat  # noqa: E402
 from algos.model.load import load_model  # noqa: E402
-from algos.rollout.chat import Chat  # noqa: E402
-from algos.rollout.hf import HFEngine  # noqa: E402
-from algos.rollout.tasks import EnvSpec, Task  # noqa: E402
-from algos.run.exact import exact, greedy, nash_conv, uniform  # noqa: E402
-from algos.run.game_tree import Histories, State, Table, match_of, walk  # noqa: E402
-from algos.run.model_policy import ModelPolicy  # noqa: E402
-from algos.run.players import play_scripted  # noqa: E402
-from algos.run.score import score  # noqa: E402
 from llm_gym.games.openspiel import OpenSpiel  # noqa: E402
 from llm_gym.games.tic_tac_toe import TicTacToe  # noqa: E402
 from llm_gym.opponents import minimax_value, nash_table  # noqa: E402

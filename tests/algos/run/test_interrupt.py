@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from accelerate.utils import gather_object
 
-from algos.run import interrupt
-from algos.run.interrupt import StopSignal
+from algos.training import interrupt
+from algos.training.interrupt import StopSignal
 
 
 def test_a_signal_that_comes_while_the_processes_ask_one_another_is_told_the_next_time(

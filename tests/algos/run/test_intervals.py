@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from algos.run.intervals import normal_interval, pass_at_k, permutation_test, sign_test, wilson
+from algos.maths.statistics import normal_interval, pass_at_k, permutation_test, sign_test, wilson
 
 
 @pytest.mark.parametrize(("n", "passed", "k"), [(5, 0, 1), (5, 2, 1), (5, 2, 3), (5, 2, 4), (7, 3, 2), (4, 4, 4)])

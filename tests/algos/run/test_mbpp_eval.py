@@ -11,12 +11,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from algos.config.schema import Config
+from algos.engines.base import Sample
+from algos.errors import ConfigError
+from algos.evaluation.evaluator import Evaluator, check_evaluations
+from algos.evaluation.mbpp_variables import from_variables
+from algos.evaluation.plan import evaluations
+from algos.model.chat import Chat
 from algos.model.load import load_model
-from algos.rollout.chat import Chat
-from algos.rollout.hf import Sample
-from algos.run.config import Config, ConfigError
-from algos.run.evaluate import Evaluator, check_evaluations, evaluations
-from algos.run.mbpp import from_variables
 from llm_gym.games.mbpp import read_tasks
 from llm_gym.parsing import format_action
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from algos.rollout.tasks import EnvSpec
-from algos.run import tournament
-from algos.run.tournament import elo, play_all, points_of, ratings_with_intervals, result_of, round_robin
+from algos.data.tasks import EnvSpec
+from algos.evaluation import tournament
+from algos.evaluation.tournament import elo, play_all, points_of, ratings_with_intervals, result_of, round_robin
 
 GAME = EnvSpec("llmgym/TicTacToe-v0")
 

@@ -1,0 +1,1 @@
+"""Processes, sharding, offline nodes, memory."""

@@ -1,0 +1,1 @@
+"""The commands of ``llm-gym`` that need the trainers: thin, arguments in and text out."""

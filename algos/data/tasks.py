@@ -1,0 +1,64 @@
+"""What an episode starts from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from algos.config.schema import EnvSection
+from algos.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """An environment with its settings: hashable, comparable, and of plain text, as checkpoints keep it.
+
+    Attributes:
+        id: A registered Gymnasium id.
+        settings: What ``gymnasium.make`` is given beside it, as JSON with sorted keys.
+    """
+
+    id: str
+    settings: str = "{}"
+
+    @staticmethod
+    def of(env: EnvSection) -> EnvSpec:
+        """The environment that a section of the settings describes.
+
+        Raises:
+            ConfigError: A setting is something that JSON does not give back as it was (a date, a callable, a NaN).
+        """
+        for name, value in env.settings.items():
+            try:
+                same = json.loads(json.dumps(value)) == value
+            except (TypeError, ValueError):
+                same = False
+            if not same:
+                raise ConfigError(
+                    f"{env.id}: {name} must be made of text, numbers, true, false, null, lists and mappings "
+                    f"with text as keys (got {value!r})"
+                )
+        return EnvSpec(env.id, json.dumps(env.settings, sort_keys=True))
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """What ``gymnasium.make`` is given beside the id."""
+        return dict(json.loads(self.settings))
+
+
+@dataclass(frozen=True)
+class Task:
+    """One start: an environment with its settings, and the seed it is reset with."""
+
+    env: EnvSpec
+    seed: int
+
+
+def pick(weights: Sequence[float], at: float) -> int:
+    """The index that ``at``, uniform in [0, 1), falls on when each index has a share proportional to its weight."""
+    ends = np.cumsum(weights)
+    return min(int(np.searchsorted(ends, at * ends[-1], side="right")), len(weights) - 1)

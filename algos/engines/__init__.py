@@ -1,0 +1,1 @@
+"""What samples replies from the policy."""

@@ -1,0 +1,164 @@
+"""The engine ``vllm_colocate``: vLLM in the trainer's own process, on the same device.
+
+On a GPU, vLLM sleeps while the model is trained: its weights move to main memory and its key-value cache is given back.
+On a CPU there is nothing to give back.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from algos.config.schema import Config
+from algos.engines.base import EngineError, Sample
+from algos.engines.vllm_common import (
+    CPU_BATCHED_TOKENS,
+    adapter_rank,
+    base_path,
+    canary_prompts,
+    check_agreement,
+    difference,
+    request_seeds,
+    save_adapter,
+    weights_of,
+)
+from algos.model.chat import Chat
+from algos.model.forward import causal_lm
+
+
+class VLLMColocate:
+    """Samples with vLLM's ``LLM``; each process has its own.
+
+    Replies repeat with the generator: each request is sampled with a seed drawn from it. Temperature 0 takes the
+    likeliest token and reports its log-probability at temperature 1, as vLLM does for greedy requests.
+
+    Attributes:
+        version: Number of optimizer steps that vLLM's weights have had; -1 before the first sync.
+        max_new_tokens: A reply is cut after so many.
+        figures: ``engine/difference``: see :func:`algos.engines.vllm_common.difference`, at the last sync.
+    """
+
+    def __init__(self, config: Config, model: Any, chat: Chat, accelerator: Any, max_length: int) -> None:
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the model and vLLM hand tensors to each other
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        from vllm import LLM
+
+        self.model, self.chat, self.config, self.accelerator = model, chat, config, accelerator
+        self.version, self.max_new_tokens, self.max_length = -1, config.rollout.max_new_tokens, max_length
+        self.figures: dict[str, float] = {}
+        self._cuda = torch.cuda.is_available()
+        self._asleep: set[str] = set()
+        self._folder = Path(tempfile.mkdtemp(prefix="llm_gym_adapter_"))
+        self._adapter: Any = None
+        options: dict[str, Any] = {}
+        if not self._cuda:
+            options["enable_chunked_prefill"] = False
+            options["max_num_batched_tokens"] = max(max_length, CPU_BATCHED_TOKENS)
+        if rank := adapter_rank(model):
+            options |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
+        else:
+            options |= {
+                "weight_transfer_config": {"backend": "llm_gym"},
+                "worker_extension_cls": "algos.engines.vllm_worker.Extension",
+            }
+        try:
+            self._llm = LLM(
+                model=base_path(model),
+                dtype=config.model.dtype,
+                max_model_len=max_length,
+                gpu_memory_utilization=config.engine.gpu_memory,
+                enable_sleep_mode=self._cuda,
+                enforce_eager=not self._cuda,  # compiling for a CPU takes minutes
+                distributed_executor_backend="external_launcher" if accelerator.num_processes > 1 else "uni",
+                logprobs_mode="processed_logprobs",
+                generation_config="vllm",
+                seed=config.run.seed,
+                **options,
+            )
+        except (ValueError, RuntimeError, NotImplementedError) as error:
+            raise EngineError(f"engine.kind vllm_colocate: vLLM does not start: {error}") from error
+        if self._cuda:
+            causal_lm(model).get_decoder().register_forward_pre_hook(self._sleep_while_training)
+
+    def sync(self, version: int) -> None:
+        """Loads the trained weights, or the adapter, into vLLM and checks on a few replies that both sides agree.
+
+        Raises:
+            EngineError: They do not.
+        """
+        self._wake("weights")
+        if adapter_rank(self.model):
+            self._load_adapter(version)
+        else:
+            weights = weights_of(self.model, getattr(torch, self.config.model.dtype))
+            self._llm.start_weight_update()
+            self._llm.update_weights({"update_info": {"tensors": weights}})
+            self._llm.finish_weight_update(str(version))
+        self._llm.reset_prefix_cache()
+        self.version = version
+        prompts, temperature = canary_prompts(self.chat), self.config.rollout.temperature
+        samples = self.generate(prompts, temperature, torch.Generator().manual_seed(version))
+        with self.accelerator.autocast():
+            self.figures["engine/difference"] = difference(self.model, prompts, samples, temperature)
+        check_agreement(self.figures["engine/difference"], self.config, version)
+
+    def generate(self, prompts: Sequence[list[int]], temperature: float, generator: torch.Generator) -> list[Sample]:
+        """Samples one reply a prompt over the whole vocabulary; see :meth:`algos.engines.hf.HFEngine.generate`."""
+        from vllm import SamplingParams
+
+        self._wake("weights", "kv_cache")
+        settings = [
+            SamplingParams(
+                temperature=temperature,
+                seed=seed,
+                max_tokens=self.max_new_tokens,
+                logprobs=0,  # of the sampled token only
+                stop_token_ids=sorted(self.chat.stop_ids),
+                ignore_eos=True,  # the stop tokens are ours, whatever the checkpoint says
+                detokenize=False,
+            )
+            for seed in request_seeds(len(prompts), generator)
+        ]
+        inputs: Any = [{"prompt_token_ids": prompt} for prompt in prompts]
+        outputs = self._llm.generate(inputs, settings, use_tqdm=False, lora_request=self._adapter)
+        samples = []
+        for output in outputs:
+            reply = output.outputs[0]
+            ids = list(reply.token_ids)
+            logprobs = [float(at[token].logprob) for token, at in zip(ids, reply.logprobs, strict=True)]
+            samples.append(Sample(ids, logprobs, str(reply.finish_reason)))
+        return samples
+
+    def close(self) -> None:
+        """Frees what vLLM holds."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._llm.llm_engine.engine_core.shutdown()
+
+    def _load_adapter(self, version: int) -> None:
+        from vllm.lora.request import LoRARequest
+
+        folder = self._folder / str(version)
+        shutil.rmtree(folder, ignore_errors=True)
+        save_adapter(self.model, folder, write=True)
+        old, number = self._adapter, self._adapter.lora_int_id + 1 if self._adapter else 1
+        self._adapter = LoRARequest(f"version-{version}-{number}", number, str(folder))
+        self._llm.llm_engine.add_lora(self._adapter)
+        if old is not None:
+            self._llm.llm_engine.remove_lora(old.lora_int_id)
+            shutil.rmtree(old.lora_path, ignore_errors=True)
+
+    def _wake(self, *parts: str) -> None:
+        if needed := [part for part in parts if part in self._asleep]:
+            self._llm.wake_up(tags=needed)
+            self._asleep -= set(needed)
+
+    def _sleep_while_training(self, *_: Any) -> None:
+        if torch.is_grad_enabled() and not self._asleep:
+            self._llm.sleep(level=1)
+            self._asleep = {"weights", "kv_cache"}

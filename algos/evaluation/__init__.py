@@ -1,0 +1,1 @@
+"""Playing fixed sets of games, and what they say of a player."""

@@ -1,0 +1,1 @@
+"""Exact values of a policy in games small enough to walk."""

@@ -1,1 +1,0 @@
-"""What surrounds training: configuration, checkpoints, evaluation, reports."""

@@ -1,0 +1,1 @@
+"""One training run: policy, optimizer, update; steps, evaluation, checkpoints."""

@@ -1,0 +1,46 @@
+"""What a step is reported as, the same names for every algorithm."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from algos.data.batching import Batch
+from algos.data.episodes import Episode
+
+
+def importance_figures(batch: Batch) -> dict[str, torch.Tensor]:
+    """What to report of the correction between engine and trainer, ``[tokens]`` each."""
+    weights = batch.actions("importance")
+    figures = {"policy/importance": weights, "policy/importance_squared": weights.square()}
+    return figures | {"policy/engine_difference": batch.actions("engine_difference")}
+
+
+def describe(episodes: Sequence[Episode]) -> dict[str, float]:
+    """What the episodes of a step were like."""
+    turns = [turn for episode in episodes for turn in episode.turns]
+    returns = np.array([episode.total_reward for episode in episodes])
+    outcomes = Counter(episode.outcome for episode in episodes)
+    parses = Counter(turn.parse for turn in turns)
+    metrics = {"reward/mean": float(returns.mean()), "reward/std": float(returns.std())}
+    terms: defaultdict[str, float] = defaultdict(float)
+    for episode in episodes:
+        for name, value in episode.info.get("reward_terms", {}).items():
+            terms[name] += value
+    if len(terms) > 1:
+        metrics |= {f"reward/{name}": total / len(episodes) for name, total in terms.items()}
+    for name in ("win", "draw", "loss", "invalid", "solved", "failed", "truncated"):
+        if outcomes[name] or name in ("win", "loss", "invalid"):
+            metrics[f"outcome/{name}"] = outcomes[name] / len(episodes)
+    seats = sorted({episode.player for episode in episodes})
+    for seat in seats if len(seats) > 1 else ():  # in self-play the rates over all seats say nothing
+        of_seat = [episode.outcome for episode in episodes if episode.player == seat]
+        metrics[f"outcome/win_seat_{seat}"] = of_seat.count("win") / len(of_seat)
+    metrics |= {f"parse/{name}": parses[name] / max(len(turns), 1) for name in ("ok", "malformed", "illegal")}
+    lengths = [len(turn.action_ids) for turn in turns]
+    cut = sum(turn.stop_reason == "length" for turn in turns)
+    metrics |= {"reply/tokens": float(np.mean(lengths or [0])), "reply/cut": cut / max(len(turns), 1)}
+    return metrics | {"tokens/sampled": float(sum(lengths)), "episode/turns": len(turns) / len(episodes)}

@@ -1,0 +1,135 @@
+"""One step's optimizer updates, the same for every algorithm: what differs is the loss."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from algos.config.schema import OptimSection
+from algos.data.batching import Batch, merge_equal, micro_batches
+from algos.data.rows import Row
+from algos.maths.losses import Aggregation, token_weights
+
+Loss = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
+"""A batch -> its loss for each action token, ``[tokens]``, and figures to report, ``[tokens]`` each."""
+
+IDLE = Row([0], [0], [True], [0.0], [0.0], weight=0.0)
+"""What a process without rows runs, so that all processes meet in the same collective calls."""
+AT_FIRST = ("policy/engine_difference",)
+"""Figures of the policy that sampled: taken before the first optimizer step."""
+
+
+def optimise(
+    rows: Sequence[Row],
+    loss: Loss,
+    policy: torch.nn.Module,
+    optimizer: Any,
+    accelerator: Accelerator,
+    optim: OptimSection,
+    rng: np.random.Generator,
+    *,
+    aggregation: Aggregation = "token",
+    max_new_tokens: int = 1,
+    epochs: int = 1,
+    minibatches: int = 1,
+    keep_prompts: bool = False,
+    merge: bool = True,
+    columns: Sequence[str] = (),
+) -> dict[str, float]:
+    """``epochs`` x ``minibatches`` optimizer steps on this process's ``rows``.
+
+    A minibatch's loss is one weighted sum over the tokens of all processes, the weights counted before the first
+    micro-batch: how a batch is cut, and over how many processes, changes time and memory, never the gradient.
+
+    Args:
+        rng: Shuffles the rows. Each process has its own.
+        keep_prompts: Shuffle prompts, not rows: the rows of a prompt follow one another, in one minibatch or two.
+        merge: Run rows of equal tokens once; not where their columns differ.
+        columns: What ``loss`` reads beside the fields of a row, so that a process without rows has it too.
+
+    Returns:
+        The figures of ``loss`` as means over tokens, weighed as in the loss; ``losses/total``; ``optim/grad_norm``.
+    """
+    sums: defaultdict[str, float] = defaultdict(float)
+    totals, norms, skipped = [0.0], [0.0], 0
+    idle = replace(IDLE, columns={name: [0.0] for name in columns})
+    for _ in range(epochs):
+        for part in np.array_split(shuffled(rows, rng, keep_prompts), minibatches):
+            chosen = [rows[i] for i in part]
+            counts = torch.tensor([row.action_tokens for row in chosen], dtype=torch.long)
+            tokens, sequences = _summed([float(counts.sum()), float(len(chosen))], accelerator)
+            if tokens == 0:  # no row of any process tells anything
+                continue
+            for row, weight in zip(
+                chosen, token_weights(counts, aggregation, tokens, sequences, max_new_tokens).tolist(), strict=True
+            ):
+                row.weight = weight
+            batches = _batches(merge_equal(chosen) if merge else chosen, idle, optim.micro_batch, accelerator)
+            total = 0.0
+            for number, batch in enumerate(batches, 1):
+                accelerator.sync_gradients = number == len(batches)  # DeepSpeed steps in the last backward
+                with contextlib.nullcontext() if number == len(batches) else accelerator.no_sync(policy):
+                    with accelerator.autocast():  # the reference's pass too, or it would differ by rounding alone
+                        per_token, figures = loss(batch)
+                    weights = batch.action_weights()
+                    part_loss = (per_token * weights).sum()
+                    # DistributedDataParallel averages over processes; the loss is the sum.
+                    accelerator.backward(part_loss * accelerator.num_processes)
+                total += part_loss.item()
+                for name, figure in figures.items():
+                    if name not in AT_FIRST or len(totals) == 1:
+                        sums[name] += float((figure.detach().double() * weights).sum())
+                sums["weight"] += float(weights.sum())
+                sums["weight at first"] += float(weights.sum()) if len(totals) == 1 else 0.0
+            norm = float(accelerator.clip_grad_norm_(policy.parameters(), optim.max_grad_norm))
+            optimizer.step()
+            optimizer.zero_grad()
+            totals.append(total)
+            if optimizer.step_was_skipped:  # fp16: the loss scale was too large for these gradients, and is lowered
+                skipped += 1
+            else:
+                norms.append(norm)
+    names = sorted(sums)
+    sums = defaultdict(float, zip(names, _summed([sums[name] for name in names], accelerator), strict=True))
+    metrics = {
+        name: sums[name] / max(sums["weight at first" if name in AT_FIRST else "weight"], 1e-9)
+        for name in names
+        if not name.startswith("weight")
+    }
+    if squares := metrics.pop("policy/importance_squared", 0.0):
+        metrics["policy/effective_sample_size"] = metrics["policy/importance"] ** 2 / squares  # Kish's, as a share
+    if accelerator.mixed_precision == "fp16":
+        metrics["optim/skipped_steps"] = float(skipped)
+    return metrics | {"losses/total": _summed([totals[-1]], accelerator)[0], "optim/grad_norm": norms[-1]}
+
+
+def shuffled(rows: Sequence[Row], rng: np.random.Generator, keep_prompts: bool) -> list[int]:
+    """The indices of ``rows`` in an order at random, with ``keep_prompts`` those of equal prompts one after another."""
+    groups: defaultdict[object, list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        groups[tuple(row.prompt_ids) if keep_prompts else index].append(index)
+    together = list(groups.values())
+    return [index for group in rng.permutation(len(together)) for index in together[group]]
+
+
+def _batches(rows: Sequence[Row], idle: Row, size: int, accelerator: Accelerator) -> list[Batch]:
+    """Micro-batches, as many on each process as on the one that has most: sharded weights are gathered by all."""
+    batches = [batch for _, batch in micro_batches(rows, size, accelerator.device)]
+    most = len(batches)
+    if accelerator.num_processes > 1:
+        most = int(accelerator.gather(torch.tensor([most], device=accelerator.device)).max())
+    return batches + [Batch.of([idle], accelerator.device) for _ in range(most - len(batches))]
+
+
+def _summed(values: list[float], accelerator: Accelerator) -> list[float]:
+    if accelerator.num_processes == 1 or not values:
+        return values
+    return accelerator.reduce(torch.tensor(values, dtype=torch.float64, device=accelerator.device), "sum").tolist()

@@ -1,0 +1,1 @@
+"""Supervised warm start: demonstrations, the fit, the embedded model."""

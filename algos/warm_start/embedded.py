@@ -1,0 +1,67 @@
+"""The embedded model, warm-started once and kept in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from algos.config.schema import EnvSection, SftSection
+from algos.model.chat import Chat
+from algos.rollout.conversation import Context
+from algos.warm_start import tiny
+from algos.warm_start.demonstrations import Conversation, _demonstrated, as_rows, demonstrate
+from algos.warm_start.fit import fit
+from llm_gym.opponents.nash import cache_folder
+
+TINY_VERSION = 3  # raise it when the recipe changes, so that no stale model is found in the cache
+
+
+def untrained_tiny(conversations: list[Conversation], seed: int) -> tuple[Any, Any]:
+    """The embedded model with random weights, and a tokenizer trained on the conversations."""
+    talks = conversations[:500]
+    texts = [m["content"] for talk in talks for messages, _ in talk for m in messages]
+    tokenizer = tiny.train_tokenizer([*texts, *(reply for talk in talks for _, reply in talk)])
+    return tiny.untrained(tokenizer, seed), tokenizer
+
+
+def tiny_model(env: EnvSection | Sequence[EnvSection], context: Context, sft: SftSection, seed: int = 0) -> Path:
+    """The embedded model warm-started on one environment or several: a Hugging Face folder, made once and cached.
+
+    The opponent is left out of the recipe: demonstrations are between weak players whoever is trained against later.
+    """
+    envs = list(dict.fromkeys(map(_demonstrated, [env] if isinstance(env, EnvSection) else env)))
+    recipe = {
+        "version": TINY_VERSION,
+        "envs": [json.loads(text) for text in envs],
+        "context": context,
+        "sft": sft.model_dump(exclude={"micro_batch"}),
+        "seed": seed,
+    }
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+    sections = [EnvSection(**json.loads(text)) for text in envs]
+    folder = cache_folder() / f"tiny-{'-'.join(section.id.split('/')[-1] for section in sections)}-{digest}"
+    if folder.exists():
+        return folder
+    shares = [demonstrate(section, sft, seed) for section in sections]
+    conversations = [talk for talks in zip(*shares, strict=True) for talk in talks]
+    model, tokenizer = untrained_tiny(conversations, seed)
+    rows = as_rows(conversations, Chat(tokenizer), context, sft.completion_only_loss)
+    bar = tqdm(fit(model, rows, sft, seed), total=sft.steps, leave=False)
+    for loss in bar:
+        bar.set_description(f"warm start, loss {loss:.3f}", refresh=False)
+    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    model.save_pretrained(unfinished)
+    tokenizer.save_pretrained(unfinished)
+    (unfinished / "recipe.json").write_text(json.dumps(recipe, indent=2))
+    try:
+        unfinished.rename(folder)
+    except OSError:  # another process was faster; its folder holds the same model
+        if not folder.exists():
+            raise
+    return folder
