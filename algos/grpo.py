@@ -21,20 +21,20 @@ from torch import Tensor
 
 from algos.config.schema import Section, TrainConfig
 from algos.data.batching import Batch
-from algos.data.credit import seat_credit, turn_credit
+from algos.data.credit import same_prompt_advantages, seat_advantages
 from algos.data.episodes import Episode
 from algos.data.rows import Row, to_rows
 from algos.errors import ConfigError
-from algos.maths.advantages import group_relative, has_signal
+from algos.maths.advantages import group_relative, nonzero_std
 from algos.maths.logprobs import Direction
 from algos.maths.losses import Aggregation, clipped_surrogate, kl_estimate, sequence_log_ratio
 from algos.model.reference import Divergence
 from algos.rollout.environments import make_aec, make_envs
 from algos.rollout.self_play import SelfPlay
-from algos.rollout.single_agent import Rollout
+from algos.rollout.single_agent import EpisodeRunner
 from algos.training import learner as runs
 from algos.training.learner import Learner
-from algos.training.metrics import importance_figures
+from algos.training.metrics import importance_metrics
 from algos.training.optimizers import annealed
 from algos.training.update import optimise
 
@@ -44,23 +44,23 @@ class GrpoSection(Section):
     seats: Literal["one", "all"] = Field(
         "one", description="all: the policy plays every seat, and a group compares the episodes of one seat."
     )
-    refill: int = Field(
+    dynamic_sampling_rounds: int = Field(
         0, ge=0, description="Groups that tell nothing are replaced by fresh ones, up to so many times (DAPO)."
     )
-    baseline: Literal["group", "step"] = Field(
+    baseline: Literal["group", "batch"] = Field(
         "group",
-        description="step: compared are all of the step's episodes in the same game and seat, with credit turn all of "
+        description="batch: compared are all of the step's episodes in the same game and seat, with same_prompt all of "
         "its replies to the same prompt.",
     )
     advantage: Literal["std", "none"] = Field("std", description="Divide by the group's deviation, or not (Dr. GRPO).")
-    credit: Literal["episode", "turn"] = Field(
-        "episode", description="turn: a reply is compared with the group's replies to the same prompt (GiGPO)."
+    advantage_level: Literal["episode", "same_prompt"] = Field(
+        "episode", description="same_prompt: a reply is compared with the group's replies to the same prompt (GiGPO)."
     )
     aggregation: Aggregation = Field("token", description="token (DAPO), sequence (GRPO) or constant (Dr. GRPO).")
     ratio: Literal["token", "turn"] = Field("token", description="turn: one importance ratio a reply (GSPO).")
     clip_low: float = Field(0.2, gt=0, lt=1, description="The ratio is clipped below at 1 - clip_low.")
     clip_high: float = Field(0.28, gt=0, description="And above at 1 + clip_high (clip-higher, DAPO).")
-    importance_cap: float | None = Field(
+    tis_cap: float | None = Field(
         None, gt=0, description="Weigh tokens by trainer's / engine's probability, at most this; null: they are equal."
     )
     kl_coef: float = Field(0.0, ge=0, description="Weight of the divergence from the starting model; 0: no reference.")
@@ -68,8 +68,8 @@ class GrpoSection(Section):
     kl_direction: Direction = Field(
         "reverse", description="reverse: KL(policy || reference). forward: KL(reference || policy), which keeps trying."
     )
-    drop_no_signal: bool = Field(
-        True, description="Leave out what tells nothing (DAPO). False: it is still held near the reference by kl_coef."
+    filter_zero_std: bool = Field(
+        True, description="Leave out what varies nothing (DAPO). False: it is still held near the reference by kl_coef."
     )
     epochs: int = Field(1, ge=1, description="Passes over each step's episodes.")
     minibatches: int = Field(1, ge=1, description="Optimizer steps a pass.")
@@ -93,30 +93,30 @@ def check(config: GrpoConfig) -> None:
     if config.grpo.final_kl_coef and not config.grpo.kl_coef:
         raise ConfigError("grpo.final_kl_coef is where grpo.kl_coef ends, which is 0: give it a value to begin with")
     for name, chosen in (
-        ("credit turn", config.grpo.credit == "turn"),
-        ("baseline step", config.grpo.baseline == "step"),
+        ("advantage_level same_prompt", config.grpo.advantage_level == "same_prompt"),
+        ("baseline batch", config.grpo.baseline == "batch"),
     ):
         if chosen and config.grpo.advantage == "std":
             raise ConfigError(f"grpo.{name} compares returns as they are: set grpo.advantage none")
     runs.check(config, make_aec if config.grpo.seats == "all" else lambda env: make_envs(env, 1))
 
 
-def collect(config: GrpoConfig, learner: Learner, games: Rollout | SelfPlay, step: int) -> list[list[Episode]]:
+def collect(config: GrpoConfig, learner: Learner, games: EpisodeRunner | SelfPlay, step: int) -> list[list[Episode]]:
     """Plays this process's share of a step: groups of episodes from one start, in one seat."""
-    size, refill = config.grpo.group_size, config.grpo.refill
+    size, dynamic_sampling_rounds = config.grpo.group_size, config.grpo.dynamic_sampling_rounds
     wanted = config.rollout.episodes // size // learner.accelerator.num_processes
-    starts = learner.starts(step, config.rollout.episodes // size * (1 + refill))
+    starts = learner.starts(step, config.rollout.episodes // size * (1 + dynamic_sampling_rounds))
     generator = learner.generator(step)
     groups: list[list[Episode]] = []
     missing = wanted
-    for _ in range(1 + refill):
-        tasks = [task for task in starts[:missing] for _ in range(size)]
+    for _ in range(1 + dynamic_sampling_rounds):
+        starts = [start for start in starts[:missing] for _ in range(size)]
         starts = starts[missing:]
         with learner.accelerator.autocast():
             if isinstance(games, SelfPlay):
-                played = games.play(tasks, learner.engine, config.rollout.temperature, generator, size)
+                played = games.play(starts, learner.engine, config.rollout.temperature, generator, size)
             else:
-                played = [[e] for e in games.play_tasks(tasks, config.rollout.temperature, generator, size)]
+                played = [[e] for e in games.play_starts(starts, config.rollout.temperature, generator, size)]
         for first in range(0, len(played), size):
             seats = [list(seat) for seat in zip(*played[first : first + size], strict=True)]
             groups += seats
@@ -131,36 +131,36 @@ def collect(config: GrpoConfig, learner: Learner, games: Rollout | SelfPlay, ste
 
 def advantage(config: GrpoConfig, groups: list[list[Episode]]) -> tuple[list[Row], dict[str, float]]:
     """Gives each turn its advantage; the rows to train are those of groups that tell anything, and of turns that do."""
-    grpo, whole_step = config.grpo, config.grpo.baseline == "step"
+    grpo, whole_batch = config.grpo, config.grpo.baseline == "batch"
     returns = torch.tensor([[e.total_reward for e in group] for group in groups], dtype=torch.float64)
-    telling = has_signal(returns)
+    varied = nonzero_std(returns)
     compared = groups
-    if whole_step:
+    if whole_batch:
         compared = [[episode for group in groups for episode in group]]
-        seat_credit(compared[0])
+        seat_advantages(compared[0])
     else:
         for group, advantages in zip(groups, group_relative(returns, grpo.advantage).tolist(), strict=True):
             for episode, value in zip(group, advantages, strict=True):
                 for turn in episode.turns:
                     turn.advantage = value
-    if grpo.credit == "turn":
+    if grpo.advantage_level == "same_prompt":
         for episodes in compared:
-            turn_credit(episodes, gathered=whole_step)
+            same_prompt_advantages(episodes, gathered=whole_batch)
     rows: list[Row] = []
-    for group, tells in zip(groups, telling.tolist(), strict=True):
+    for group, varies in zip(groups, varied.tolist(), strict=True):
         for episode in group:
             episode_rows = to_rows(episode.turns, [[turn.advantage] * len(turn.action_ids) for turn in episode.turns])
-            if grpo.drop_no_signal and (grpo.credit == "turn" or whole_step):
+            if grpo.filter_zero_std and (grpo.advantage_level == "same_prompt" or whole_batch):
                 episode_rows = [row for row in episode_rows if any(row.advantages)]
-            if tells or whole_step or not grpo.drop_no_signal:
+            if varies or whole_batch or not grpo.filter_zero_std:
                 rows += episode_rows
-    return rows, {"groups/no_signal": 1.0 - telling.double().mean().item()}
+    return rows, {"groups/zero_std": 1.0 - varied.double().mean().item()}
 
 
 def batch_loss(
     config: GrpoConfig, batch: Batch, policy: torch.nn.Module, reference: Divergence | None, kl_coef: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of each action token of the batch, and figures to report; all ``[tokens]``."""
+    """The loss of each action token of the batch, and metrics to report; all ``[tokens]``."""
     grpo = config.grpo
     logprobs, entropy, *kl = policy(batch, reference.hidden(batch) if reference else None, grpo.kl_direction)
     old = batch.actions("old_logprobs")
@@ -170,22 +170,22 @@ def batch_loss(
     loss = clipped_surrogate(log_ratio, batch.actions("advantages"), grpo.clip_low, grpo.clip_high)
     ratio = log_ratio.exp()
     clipped = (ratio < 1 - grpo.clip_low) | (ratio > 1 + grpo.clip_high)
-    figures = {"policy/entropy": entropy, "losses/approx_kl": kl_estimate(old, logprobs), "losses/clipfrac": clipped}
-    figures |= {"policy/ratio": ratio, "policy/engine_difference": (logprobs - old).abs(), "losses/policy": loss}
-    if grpo.importance_cap:
+    metrics = {"policy/entropy": entropy, "losses/approx_kl": kl_estimate(old, logprobs), "losses/clipfrac": clipped}
+    metrics |= {"policy/ratio": ratio, "policy/engine_difference": (logprobs - old).abs(), "losses/policy": loss}
+    if grpo.tis_cap:
         loss = loss * batch.actions("importance")
-        figures |= importance_figures(batch)
+        metrics |= importance_metrics(batch)
     for divergence in kl:
         loss = loss + kl_coef * divergence
-        figures["policy/kl_to_reference"] = divergence
-    return loss, figures
+        metrics["policy/kl_to_reference"] = divergence
+    return loss, metrics
 
 
 def update(config: GrpoConfig, rows: list[Row], learner: Learner, step: int) -> dict[str, float]:
     """``epochs`` x ``minibatches`` optimizer steps on ``rows``; what it returns are means over tokens."""
     grpo, policy = config.grpo, learner.policy
     kl_coef = annealed(grpo.kl_coef, grpo.final_kl_coef, step, config.run.max_steps)
-    learner.annotate(rows, importance_cap=grpo.importance_cap)
+    learner.annotate(rows, tis_cap=grpo.tis_cap)
     return optimise(
         rows,
         lambda batch: batch_loss(config, batch, policy, learner.reference, kl_coef),
@@ -199,15 +199,15 @@ def update(config: GrpoConfig, rows: list[Row], learner: Learner, step: int) -> 
         epochs=grpo.epochs,
         minibatches=grpo.minibatches,
         keep_prompts=grpo.shuffle == "prompts",
-        merge=not grpo.importance_cap,
-        columns=runs.columns(False, grpo.importance_cap),
+        merge=not grpo.tis_cap,
+        columns=runs.columns(False, grpo.tis_cap),
     )
 
 
 def train(config: GrpoConfig, sources: dict[str, str], resume: bool) -> None:
     """The whole algorithm: collect, advantage, update, sync; then log, evaluate, checkpoint."""
     learner = Learner("grpo", config, sources, resume, reference=config.grpo.kl_coef > 0)
-    games: Rollout | SelfPlay = Rollout.of(config, [], learner.engine, learner.chat)
+    games: EpisodeRunner | SelfPlay = EpisodeRunner.of(config, [], learner.engine, learner.chat)
     if config.grpo.seats == "all":
         games = SelfPlay(config, learner.chat)
     for step in learner.steps():

@@ -31,10 +31,10 @@ from algos.maths.losses import AdaptiveKL, Aggregation, clipped_surrogate, clipp
 from algos.model.critic import ActorCritic
 from algos.model.reference import Divergence
 from algos.rollout.environments import make_envs
-from algos.rollout.single_agent import Rollout
+from algos.rollout.single_agent import EpisodeRunner
 from algos.training import learner as runs
 from algos.training.learner import Learner
-from algos.training.metrics import importance_figures
+from algos.training.metrics import importance_metrics
 from algos.training.optimizers import annealed
 from algos.training.update import optimise
 
@@ -44,11 +44,11 @@ class PpoSection(Section):
         "shared", description="The value head reads the policy's hidden states, or those of a backbone of its own."
     )
     critic_lr: float | None = Field(None, gt=0, description="Learning rate of what is the critic's alone; null: lr.")
-    credit: Literal["token", "turn"] = Field(
+    gae_unit: Literal["token", "turn"] = Field(
         "token", description="What a decision is in GAE: a sampled token, or a whole reply."
     )
     gamma: float = Field(1.0, ge=0, le=1, description="Discount of what comes one decision later.")
-    lam: float = Field(0.95, ge=0, le=1, description="lambda of GAE: 0 trusts the critic, 1 the returns.")
+    gae_lambda: float = Field(0.95, ge=0, le=1, description="lambda of GAE: 0 trusts the critic, 1 the returns.")
     whiten: bool = Field(True, description="Scale a step's advantages to mean 0 and variance 1.")
     scale_rewards: bool = Field(False, description="Divide rewards by the running deviation of the returns.")
     aggregation: Aggregation = Field("token", description="token, sequence or constant; see grpo.py.")
@@ -65,7 +65,7 @@ class PpoSection(Section):
     )
     kl_target: float | None = Field(None, gt=0, description="Steer kl_coef towards this divergence; null: it is given.")
     kl_horizon: float = Field(10.0, gt=0, description="So many steps change a steered kl_coef by at most a fifth.")
-    importance_cap: float | None = Field(
+    tis_cap: float | None = Field(
         None, gt=0, description="Weigh tokens by trainer's / engine's probability, at most this; null: they are equal."
     )
     epochs: int = Field(2, ge=1, description="Passes over each step's episodes.")
@@ -92,11 +92,11 @@ def check(config: PpoConfig) -> None:
     runs.check(config, lambda env: make_envs(env, 1))
 
 
-def collect(config: PpoConfig, learner: Learner, rollout: Rollout, step: int) -> list[Episode]:
+def collect(config: PpoConfig, learner: Learner, rollout: EpisodeRunner, step: int) -> list[Episode]:
     """Plays this process's episodes of a step."""
     starts = learner.starts(step, config.rollout.episodes)
     with learner.accelerator.autocast():
-        return rollout.play_tasks(starts, config.rollout.temperature, learner.generator(step))
+        return rollout.play_starts(starts, config.rollout.temperature, learner.generator(step))
 
 
 def advantage(
@@ -106,7 +106,7 @@ def advantage(
     ppo = config.ppo
     rows = [to_rows(e.turns, [[0.0] * len(turn.action_ids) for turn in e.turns]) for e in episodes]
     flat = [row for of_episode in rows for row in of_episode]
-    learner.annotate(flat, reference=in_reward(ppo), importance_cap=ppo.importance_cap, values=True)
+    learner.annotate(flat, reference=in_reward(ppo), tis_cap=ppo.tis_cap, values=True)
     after = bootstrap(episodes, learner)
     if ppo.scale_rewards:
         scale.update(gather_object([e.total_reward for e in episodes]))
@@ -115,32 +115,32 @@ def advantage(
     for episode, of_episode, value_after in zip(episodes, rows, after, strict=True):
         if not episode.turns:  # over before its first reply
             continue
-        values, old = taken(of_episode, "values"), taken(of_episode, "old_logprobs")
+        values, old = at_actions(of_episode, "values"), at_actions(of_episode, "old_logprobs")
         ends = torch.tensor([len(turn.action_ids) for turn in episode.turns]).cumsum(0)
         rewards = torch.zeros_like(values)
         rewards[ends - 1] = torch.tensor([turn.reward / scale.value for turn in episode.turns], dtype=values.dtype)
         if in_reward(ppo):
-            rewards -= kl_coef * (old - taken(of_episode, "reference"))
-        if ppo.credit == "token":
-            credit, target = gae(rewards, values, value_after, ppo.gamma, ppo.lam)
+            rewards -= kl_coef * (old - at_actions(of_episode, "reference"))
+        if ppo.gae_unit == "token":
+            credit, target = gae(rewards, values, value_after, ppo.gamma, ppo.gae_lambda)
         else:  # a reply is one decision: its value is read where its prompt ends
             lengths = ends.diff(prepend=torch.zeros(1, dtype=ends.dtype))
             earned = torch.stack([part.sum() for part in rewards.split(lengths.tolist())])
-            credit, target = gae(earned, values[ends - lengths], value_after, ppo.gamma, ppo.lam)
+            credit, target = gae(earned, values[ends - lengths], value_after, ppo.gamma, ppo.gae_lambda)
             credit, target = credit.repeat_interleave(lengths), target.repeat_interleave(lengths)
         estimates.append(credit)
         targets.append(target)
     everything = torch.cat([*estimates, torch.zeros(0)])
     if ppo.whiten:
         everything = whiten(everything, reduce=learner.summed)
-    settle(flat, everything, torch.cat([*targets, torch.zeros(0)]))
+    write_advantages(flat, everything, torch.cat([*targets, torch.zeros(0)]))
     for turn, part in zip(
         (turn for e in episodes for turn in e.turns),
         everything.split([len(turn.action_ids) for e in episodes for turn in e.turns]),
         strict=True,
     ):
         turn.advantage = part.mean().item()
-    values, target = (torch.tensor(gather_object(taken(flat, name).tolist())) for name in ("values", "targets"))
+    values, target = (torch.tensor(gather_object(at_actions(flat, name).tolist())) for name in ("values", "targets"))
     metrics = {"value/mean": values.sum().item() / max(len(values), 1)}
     return flat, metrics | {"losses/explained_variance": explained_variance(values, target)}
 
@@ -158,13 +158,13 @@ def bootstrap(episodes: list[Episode], learner: Learner) -> list[float]:
     return [next(values) if episode.truncated else 0.0 for episode in episodes]
 
 
-def taken(rows: list[Row], name: str) -> Tensor:
+def at_actions(rows: list[Row], name: str) -> Tensor:
     """A column at the sampled tokens of ``rows``, in order, ``[tokens]``."""
     columns = [row.old_logprobs if name == "old_logprobs" else row.columns[name] for row in rows]
     return torch.tensor([v for row, c in zip(rows, columns) for v, mine in zip(c, row.action_mask) if mine])
 
 
-def settle(rows: list[Row], advantages: Tensor, targets: Tensor) -> None:
+def write_advantages(rows: list[Row], advantages: Tensor, targets: Tensor) -> None:
     """Writes what was computed for the sampled tokens of ``rows``, ``[tokens]``, into them."""
     counts = [row.action_tokens for row in rows]
     for row, advantage_part, target_part in zip(rows, advantages.split(counts), targets.split(counts), strict=True):
@@ -174,7 +174,7 @@ def settle(rows: list[Row], advantages: Tensor, targets: Tensor) -> None:
 def batch_loss(
     config: PpoConfig, batch: Batch, policy: torch.nn.Module, reference: Divergence | None, kl_coef: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of each action token of the batch, and figures to report; all ``[tokens]``."""
+    """The loss of each action token of the batch, and metrics to report; all ``[tokens]``."""
     ppo = config.ppo
     logprobs, entropy, values, *kl = policy(batch, reference.hidden(batch) if reference else None, ppo.kl_direction)
     old = batch.actions("old_logprobs")
@@ -182,18 +182,18 @@ def batch_loss(
     policy_loss = clipped_surrogate(logprobs - old, batch.actions("advantages"), ppo.clip_low, ppo.clip_high)
     value_loss = clipped_value_loss(values, batch.actions("values"), batch.actions("targets"), ppo.value_clip)
     clipped = (ratio < 1 - ppo.clip_low) | (ratio > 1 + ppo.clip_high)
-    figures = {"policy/entropy": entropy, "losses/approx_kl": kl_estimate(old, logprobs), "losses/clipfrac": clipped}
-    figures |= {"policy/ratio": ratio, "policy/engine_difference": (logprobs - old).abs()}
-    figures |= {"losses/policy": policy_loss, "losses/value": value_loss}
-    if ppo.importance_cap:
+    metrics = {"policy/entropy": entropy, "losses/approx_kl": kl_estimate(old, logprobs), "losses/clipfrac": clipped}
+    metrics |= {"policy/ratio": ratio, "policy/engine_difference": (logprobs - old).abs()}
+    metrics |= {"losses/policy": policy_loss, "losses/value": value_loss}
+    if ppo.tis_cap:
         policy_loss = policy_loss * batch.actions("importance")
-        figures |= importance_figures(batch)
+        metrics |= importance_metrics(batch)
     loss = policy_loss + ppo.value_coef * value_loss - ppo.entropy_coef * entropy
     for divergence in kl:
-        figures["policy/kl_to_reference"] = divergence
+        metrics["policy/kl_to_reference"] = divergence
         if ppo.kl_in == "loss":
             loss = loss + kl_coef * divergence
-    return loss, figures
+    return loss, metrics
 
 
 def update(config: PpoConfig, rows: list[Row], learner: Learner, step: int, kl_coef: float) -> dict[str, float]:
@@ -212,7 +212,7 @@ def update(config: PpoConfig, rows: list[Row], learner: Learner, step: int, kl_c
         epochs=ppo.epochs,
         minibatches=ppo.minibatches,
         merge=False,
-        columns=["values", "targets", *runs.columns(in_reward(ppo), ppo.importance_cap)],
+        columns=["values", "targets", *runs.columns(in_reward(ppo), ppo.tis_cap)],
     )
 
 
@@ -230,10 +230,10 @@ def train(config: PpoConfig, sources: dict[str, str], resume: bool) -> None:
         wrap=partial(ActorCritic, separate=ppo.critic == "separate"),
         critic_lr=ppo.critic_lr,
     )
-    learner.keep(return_scale=scale)
+    learner.register_for_checkpointing(return_scale=scale)
     if steered:
-        learner.keep(kl=steered)
-    rollout = Rollout.of(config, [], learner.engine, learner.chat)
+        learner.register_for_checkpointing(kl=steered)
+    rollout = EpisodeRunner.of(config, [], learner.engine, learner.chat)
     for step in learner.steps():
         kl_coef = steered.coef if steered else annealed(ppo.kl_coef, ppo.final_kl_coef, step, config.run.max_steps)
         with learner.phase("collect"):

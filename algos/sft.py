@@ -24,7 +24,7 @@ from algos.model.chat import Chat
 from algos.model.load import check_settings, load_model
 from algos.report.page import last_line, write_report
 from algos.rollout.environments import make_envs
-from algos.rollout.single_agent import Rollout
+from algos.rollout.single_agent import EpisodeRunner
 from algos.run_folder import checkpoints as checkpoint
 from algos.run_folder.write import Tracker, claim_folder
 from algos.warm_start.demonstrations import as_rows, demonstrate
@@ -48,7 +48,7 @@ def train(config: SftConfig, sources: dict[str, str]) -> None:
     model.to(accelerator.device)
     chat = Chat(tokenizer, config.rollout.thinking)
     engine = HFEngine(model, chat.stop_ids, config.rollout.max_new_tokens)
-    rollout = Rollout.of(config, make_envs(config.env, config.rollout.episodes), engine, chat)
+    rollout = EpisodeRunner.of(config, make_envs(config.env, config.rollout.episodes), engine, chat)
     tracker = Tracker(config, sources, accelerator, start_step=0)
     before = evaluate(rollout, config.eval.episodes, config.eval.temperature, accelerator)
     rows = as_rows(conversations, chat, config.rollout.context, config.sft.completion_only_loss)

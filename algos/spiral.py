@@ -7,7 +7,7 @@ One policy plays every seat of a PettingZoo game. A running mean of the returns 
 Plain self-play narrows or cycles; what helps: a divergence from a reference, fixed or renewed now and then (a magnet:
 magnetic mirror descent, arXiv 2206.05825; R-NaD, arXiv 2206.15378), replies to the same prompt compared with each other
 (GiGPO, arXiv 2505.10978), games against past selves, random openings (an environment's setting) and averaged weights
-(optim.average_decay).
+(optim.ema_decay).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from torch import Tensor
 
 from algos.config.schema import Section, TrainConfig
 from algos.data.batching import Batch
-from algos.data.credit import turn_credit
+from algos.data.credit import same_prompt_advantages
 from algos.data.episodes import Episode
 from algos.data.rows import Row, to_rows
 from algos.engines.base import Engine
 from algos.engines.hf import HFEngine
-from algos.engines.opponent_pool import PastSelves
+from algos.engines.opponent_pool import OpponentPool
 from algos.errors import ConfigError
 from algos.maths.advantages import RoleBaseline
 from algos.maths.logprobs import Direction
@@ -39,23 +39,23 @@ from algos.rollout.environments import make_aec
 from algos.rollout.self_play import SelfPlay
 from algos.training import learner as runs
 from algos.training.learner import Learner
-from algos.training.metrics import importance_figures
+from algos.training.metrics import importance_metrics
 from algos.training.optimizers import annealed
 from algos.training.update import optimise
 
 
 class SpiralSection(Section):
     baseline_decay: float = Field(0.95, ge=0, lt=1, description="How much of a baseline stays when a return comes in.")
-    credit: Literal["role", "turn"] = Field(
+    advantage_level: Literal["role", "same_prompt"] = Field(
         "role",
-        description="turn: two or more replies to the same prompt are compared with one another (GiGPO).",
+        description="same_prompt: two or more replies to the same prompt are compared with one another (GiGPO).",
     )
     group_size: int = Field(1, ge=1, description="Games from the same start: with random openings, the same opening.")
     loss: Literal["clipped", "policy_gradient"] = Field("clipped", description="PPO's loss, or plain -A log p.")
     aggregation: Aggregation = Field("token", description="token, sequence or constant; see grpo.py.")
     clip_low: float = Field(0.2, gt=0, lt=1, description="The ratio is clipped below at 1 - clip_low.")
     clip_high: float = Field(0.2, gt=0, description="And above at 1 + clip_high.")
-    importance_cap: float | None = Field(
+    tis_cap: float | None = Field(
         None, gt=0, description="Weigh tokens by trainer's / engine's probability, at most this; null: they are equal."
     )
     entropy_coef: float = Field(0.0, ge=0, description="Weight of the entropy, over the whole vocabulary.")
@@ -66,9 +66,11 @@ class SpiralSection(Section):
         "reverse", description="reverse: KL(policy || magnet). forward: KL(magnet || policy), which keeps trying."
     )
     magnet_every: int = Field(0, ge=0, description="The magnet becomes the policy every so many steps; 0: never.")
-    past_share: float = Field(0.0, ge=0, lt=1, description="Share of games in which a past self holds one seat.")
-    past_every: int = Field(20, ge=1, description="A past self is taken every so many steps.")
-    past_size: int = Field(10, ge=1, description="The newest so many past selves play.")
+    opponent_pool_share: float = Field(
+        0.0, ge=0, lt=1, description="Share of games in which a past self holds one seat."
+    )
+    opponent_pool_every: int = Field(20, ge=1, description="A past self is taken every so many steps.")
+    opponent_pool_size: int = Field(10, ge=1, description="The newest so many past selves play.")
     epochs: int = Field(1, ge=1, description="Passes over each step's episodes.")
     minibatches: int = Field(1, ge=1, description="Optimizer steps a pass.")
 
@@ -93,31 +95,35 @@ def check(config: SpiralConfig) -> None:
 
 
 def collect(
-    config: SpiralConfig, learner: Learner, games: SelfPlay, past: PastSelves, step: int
+    config: SpiralConfig, learner: Learner, games: SelfPlay, past: OpponentPool, step: int
 ) -> tuple[list[Episode], list[Episode]]:
     """Plays this process's games of a step; the policy's own sides of them, and those of past selves."""
     size = config.spiral.group_size
     starts = [start for start in learner.starts(step, config.rollout.episodes // size) for _ in range(size)]
     rng = np.random.default_rng([config.run.seed, step, learner.accelerator.process_index, 2])
-    stand_ins: dict[tuple[int, int], Engine] = {}
+    opponents_by_seat: dict[tuple[int, int], Engine] = {}
     for game, start in enumerate(starts):
         chance, which, seat = rng.random(), rng.random(), int(rng.integers(games.seats(start.env)))
-        if past.players and chance < config.spiral.past_share:
-            stand_ins[game, seat] = past.players[int(which * len(past.players))]
+        if past.players and chance < config.spiral.opponent_pool_share:
+            opponents_by_seat[game, seat] = past.players[int(which * len(past.players))]
     with learner.accelerator.autocast():
         played = games.play(
-            starts, learner.engine, config.rollout.temperature, learner.generator(step), stand_ins=stand_ins
+            starts,
+            learner.engine,
+            config.rollout.temperature,
+            learner.generator(step),
+            opponents_by_seat=opponents_by_seat,
         )
     own: list[Episode] = []
     others: list[Episode] = []
     for game, sides in enumerate(played):
         for side in sides:
-            (others if (game, side.player) in stand_ins else own).append(side)
+            (others if (game, side.player) in opponents_by_seat else own).append(side)
     return own, others
 
 
 def advantage(
-    episodes: list[Episode], baseline: RoleBaseline, rank: int, credit: str = "role"
+    episodes: list[Episode], baseline: RoleBaseline, rank: int, level: str = "role"
 ) -> tuple[list[Row], dict[str, float]]:
     """Role-conditioned advantage: a return less the running mean of its game and seat, for each of its tokens.
 
@@ -131,8 +137,8 @@ def advantage(
     for episode, value in zip(episodes, mine, strict=True):
         for turn in episode.turns:
             turn.advantage = value
-    if credit == "turn":
-        turn_credit(episodes, gathered=True)
+    if level == "same_prompt":
+        same_prompt_advantages(episodes, gathered=True)
     rows: list[Row] = []
     for episode in episodes:
         rows += to_rows(episode.turns, [[turn.advantage] * len(turn.action_ids) for turn in episode.turns])
@@ -147,7 +153,7 @@ def batch_loss(
     kl_coef: float,
     entropy_coef: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of each action token of the batch, and figures to report; all ``[tokens]``."""
+    """The loss of each action token of the batch, and metrics to report; all ``[tokens]``."""
     spiral = config.spiral
     logprobs, entropy, *kl = policy(batch, magnet.hidden(batch) if magnet else None, spiral.kl_direction)
     old, advantages = batch.actions("old_logprobs"), batch.actions("advantages")
@@ -156,16 +162,16 @@ def batch_loss(
     if spiral.loss == "clipped":
         loss = clipped_surrogate(logprobs - old, advantages, spiral.clip_low, spiral.clip_high)
     clipped = (ratio < 1 - spiral.clip_low) | (ratio > 1 + spiral.clip_high)
-    figures = {"policy/entropy": entropy, "losses/approx_kl": kl_estimate(old, logprobs), "losses/clipfrac": clipped}
-    figures |= {"policy/ratio": ratio, "policy/engine_difference": (logprobs - old).abs(), "losses/policy": loss}
-    if spiral.importance_cap:
+    metrics = {"policy/entropy": entropy, "losses/approx_kl": kl_estimate(old, logprobs), "losses/clipfrac": clipped}
+    metrics |= {"policy/ratio": ratio, "policy/engine_difference": (logprobs - old).abs(), "losses/policy": loss}
+    if spiral.tis_cap:
         loss = loss * batch.actions("importance")
-        figures |= importance_figures(batch)
+        metrics |= importance_metrics(batch)
     loss = loss - entropy_coef * entropy
     for divergence in kl:
         loss = loss + kl_coef * divergence
-        figures["policy/kl_to_reference"] = divergence
-    return loss, figures
+        metrics["policy/kl_to_reference"] = divergence
+    return loss, metrics
 
 
 def update(config: SpiralConfig, rows: list[Row], learner: Learner, step: int) -> dict[str, float]:
@@ -173,7 +179,7 @@ def update(config: SpiralConfig, rows: list[Row], learner: Learner, step: int) -
     spiral, policy, last = config.spiral, learner.policy, config.run.max_steps
     kl_coef = annealed(spiral.kl_coef, spiral.final_kl_coef, step, last)
     entropy_coef = annealed(spiral.entropy_coef, spiral.final_entropy_coef, step, last)
-    learner.annotate(rows, importance_cap=spiral.importance_cap)
+    learner.annotate(rows, tis_cap=spiral.tis_cap)
     return optimise(
         rows,
         lambda batch: batch_loss(config, batch, policy, learner.reference, kl_coef, entropy_coef),
@@ -186,8 +192,8 @@ def update(config: SpiralConfig, rows: list[Row], learner: Learner, step: int) -
         max_new_tokens=config.rollout.max_new_tokens,
         epochs=spiral.epochs,
         minibatches=spiral.minibatches,
-        merge=not spiral.importance_cap,
-        columns=runs.columns(False, spiral.importance_cap),
+        merge=not spiral.tis_cap,
+        columns=runs.columns(False, spiral.tis_cap),
     )
 
 
@@ -197,26 +203,28 @@ def train(config: SpiralConfig, sources: dict[str, str], resume: bool) -> None:
     learner = Learner("spiral", config, sources, resume)
     baseline = RoleBaseline(spiral.baseline_decay)
     sampler = HFEngine(learner.model, learner.chat.stop_ids, config.rollout.max_new_tokens)
-    past = PastSelves(sampler, spiral.past_size)  # they wear the model's weights, whatever engine the policy has
-    learner.keep(baseline=baseline, past=past)
+    past = OpponentPool(
+        sampler, spiral.opponent_pool_size
+    )  # they wear the model's weights, whatever engine the policy has
+    learner.register_for_checkpointing(baseline=baseline, past=past)
     magnet = Snapshot(learner.model) if spiral.kl_coef else None
     if magnet:
-        learner.keep(magnet=magnet)
+        learner.register_for_checkpointing(magnet=magnet)
         learner.reference = Magnet(magnet, config.rollout.temperature)
     games = SelfPlay(config, learner.chat)
     for step in learner.steps():
         with learner.phase("collect"):
             episodes, others = collect(config, learner, games, past, step)
         with learner.phase("update"):
-            rows, metrics = advantage(episodes, baseline, learner.accelerator.process_index, spiral.credit)
+            rows, metrics = advantage(episodes, baseline, learner.accelerator.process_index, spiral.advantage_level)
             metrics |= update(config, rows, learner, step)
         with learner.phase("sync"):
             learner.sync(step + 1)
             if magnet and spiral.magnet_every and (step + 1) % spiral.magnet_every == 0:
-                magnet.renew()
-            if spiral.past_share and (step + 1) % spiral.past_every == 0:
+                magnet.update()
+            if spiral.opponent_pool_share and (step + 1) % spiral.opponent_pool_every == 0:
                 past.take(step + 1)
-        metrics["episode/against_past"] = len(others) / max(len(episodes), 1)
+        metrics["episode/against_opponent_pool"] = len(others) / max(len(episodes), 1)
         learner.end_step(step, episodes, rows, metrics)
     learner.finish()
 

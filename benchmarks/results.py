@@ -92,7 +92,7 @@ RECIPES = {
         "loss_rate",
         "eval/loss_rate",
         "losses 0.05",
-        more=("win_rate", "also.minimax.loss_rate"),
+        more=("win_rate", "extra.minimax.loss_rate"),
         also_during=("minimax/loss_rate",),
         note="With a warm start that learns the replies only, and half the learning rate, it took 400 steps to 0.7 and "
         "0.4 % lost to random, 0.5 and 1.1 % to minimax (seeds 0 and 1); at step 200 of them 7.8 % was lost to random.",
@@ -106,7 +106,7 @@ RECIPES = {
         "win_rate",
         "reward/mean",
         "wins 0.9, above 0.5 against MCTS(10)",
-        more=("loss_rate", "invalid_rate", "also.mcts.win_rate"),
+        more=("loss_rate", "invalid_rate", "extra.mcts.win_rate"),
         note="Legal actions are shown. An invalid reply is a column that is full. Of what it stops losing there, it "
         "loses a part to random's lines.",
     ),
@@ -125,7 +125,7 @@ RECIPES = {
         "loss_rate",
         "parse/ok",
         "none set",
-        more=("win_rate", "invalid_rate", "also.kuhn.mean_return", "also.negotiation.mean_return"),
+        more=("win_rate", "invalid_rate", "extra.kuhn.mean_return", "extra.negotiation.mean_return"),
     ),
     "ppo_password": Recipe(
         "PPO, Password Game, rules 0-9: rules kept",
@@ -169,9 +169,9 @@ RECIPES = {
         (
             *("--grpo.seats", "all", "--run.max_steps", "500", "--rollout.episodes", "32", "--optim.lr", "1e-4"),
             *("--run.save_every", "250"),
-            *("--eval.also", "[{name: predictor, seat: 1, opponent: reference, episodes: 500}]"),
+            *("--eval.extra", "[{name: predictor, seat: 1, opponent: reference, episodes: 500}]"),
         ),
-        more=("distinct_replies", "also.predictor.win_rate"),
+        more=("distinct_replies", "extra.predictor.win_rate"),
         note="The curve is the generator's share of wins against the policy's own predictor: 0.5 at first, 0.98 or "
         "more from step 400 on. That seat collapses: a model of this size foresees 1 to 2 % of fair programs, "
         "before training and after, so any fair program wins. The scripted predictor foresees every program "
@@ -183,7 +183,7 @@ RECIPES = {
         "success_rate",
         "outcome/solved",
         "none set",
-        more=("also.held_out.success_rate",),
+        more=("extra.held_out.success_rate",),
     ),
 }
 

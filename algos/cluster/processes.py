@@ -50,7 +50,9 @@ def start(model: ModelSection, optim: OptimSection, trackers: list[Any], project
     if accelerator.num_processes != expected or (
         deepspeed and accelerator.distributed_type != DistributedType.DEEPSPEED
     ):
-        raise ConfigError(f"the launcher started {expected} process(es), but they came together as: {say(accelerator)}")
+        raise ConfigError(
+            f"the launcher started {expected} process(es), but they came together as: {describe(accelerator)}"
+        )
     if deepspeed:
         from transformers.integrations import unset_hf_deepspeed_config
 
@@ -60,7 +62,7 @@ def start(model: ModelSection, optim: OptimSection, trackers: list[Any], project
         # The batches are cut by the trainer, their gradients added up by weight: DeepSpeed shall divide by nothing.
         plugin.deepspeed_config |= {"train_micro_batch_size_per_gpu": 1, "gradient_clipping": optim.max_grad_norm}
     if accelerator.num_processes > 1 or deepspeed:
-        accelerator.print(say(accelerator))
+        accelerator.print(describe(accelerator))
     return accelerator
 
 
@@ -98,7 +100,7 @@ def check_launch(model: ModelSection, optim: OptimSection) -> None:
         raise ConfigError("optim.name muon needs matrices whole; start it without DeepSpeed and FSDP, or name adamw")
 
 
-def say(accelerator: Accelerator) -> str:
+def describe(accelerator: Accelerator) -> str:
     """One line on how many processes there are, and how they share the work."""
     kind = accelerator.distributed_type
     how = {DistributedType.NO: "alone", DistributedType.FSDP: "FSDP2"}.get(kind, "DistributedDataParallel")
@@ -129,7 +131,7 @@ def _asked_for(what: str) -> bool:
 
 def changed(saved_by: str, accelerator: Accelerator) -> str:
     """A line on what differs where a run goes on in another way than the one it was saved in; else nothing."""
-    if saved_by == say(accelerator):
+    if saved_by == describe(accelerator):
         return ""
     return (
         f"saved by {saved_by}: weights, optimizer and starts go on as they were; each process samples with a generator "

@@ -34,7 +34,7 @@ def in_step(accelerator: Accelerator) -> bool:
     return holds_parts(accelerator) or zero_stage(accelerator) == 2
 
 
-def whole_copy(policy: Any, accelerator: Accelerator) -> Any:
+def full_copy(policy: Any, accelerator: Accelerator) -> Any:
     """What to sample from, to look at and to save: a copy of whole weights where they will be sharded, else ``policy``.
 
     Sharded weights are gathered by all processes together; sampling takes a different number of steps on each.

@@ -22,9 +22,9 @@ from accelerate import Accelerator
 from algos.config.load import load
 from algos.config.schema import Config, EnvSection
 from algos.data.episodes import Episode
-from algos.data.tasks import EnvSpec
+from algos.data.tasks import EnvKey
 from algos.errors import ConfigError, die
-from algos.evaluation.evaluator import exact_figures, play, result_of, write_details
+from algos.evaluation.evaluator import exact_metrics, play, result_of, write_details
 from algos.evaluation.exact.game_tree import State, walk
 from algos.evaluation.exact.values import exact, uniform
 from algos.evaluation.plan import Evaluation
@@ -153,7 +153,7 @@ def _evaluation(env: str, given: argparse.Namespace, config: Config) -> Evaluati
     game: Any = getattr(make_envs(EnvSection(id=env, **settings), 1)[0].unwrapped, "game", None)
     if getattr(game, "num_players", 1) > 1:
         settings = {"seat": "alternate", **settings}
-    spec = EnvSpec.of(EnvSection(id=env, **settings))
+    spec = EnvKey.of(EnvSection(id=env, **settings))
     episodes: Any = given.episodes if given.episodes == "all" else int(given.episodes)
     return Evaluation("--episodes", spec, episodes, given.temperature, config.rollout, given.samples)
 
@@ -199,10 +199,10 @@ def _exact(one: Evaluation, player: ModelPlayer | str, given: argparse.Namespace
         found = exact(tree, first if player == "first" else uniform)
         return {"nash_conv": found["nash_conv"], "exact": found}
     with torch.no_grad(), accelerator.autocast():
-        return exact_figures(tree, player.model, player.chat, given.temperature)
+        return exact_metrics(tree, player.model, player.chat, given.temperature)
 
 
-def _opponent(env: EnvSpec) -> Any:
+def _opponent(env: EnvKey) -> Any:
     kwargs = gymnasium.spec(env.id).kwargs
     made: Any = make_envs(env, 1)[0].unwrapped
     several = getattr(getattr(made, "game", None), "num_players", 1) > 1

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from algos.commands.eval import Parser
 from algos.config.load import load
 from algos.config.schema import Config, EnvSection
-from algos.data.tasks import EnvSpec
+from algos.data.tasks import EnvKey
 from algos.errors import ConfigError, die
 from algos.evaluation.players import (
     ModelPlayer,
@@ -68,14 +68,14 @@ def main(argv: list[str]) -> None:
     print("\n".join(table(result)))
 
 
-def _check(given: argparse.Namespace, rest: list[str]) -> tuple[list[str], Config, list[EnvSpec]]:
+def _check(given: argparse.Namespace, rest: list[str]) -> tuple[list[str], Config, list[EnvKey]]:
     """Everything that can be known to be wrong before a model loads."""
     if len(given.players) < 2 or len(set(given.players)) < len(given.players):
         raise ConfigError("--players must name two or more different players")
     if given.rounds < 1 or given.temperature < 0 or given.seed < 0:
         raise ConfigError("--rounds must be at least 1, --temperature and --seed at least 0")
     config, _, _ = load(PlayConfig, rest)
-    games = [EnvSpec.of(EnvSection(id=game, **config.env.settings)) for game in given.games]
+    games = [EnvKey.of(EnvSection(id=game, **config.env.settings)) for game in given.games]
     names = [check_player(name) if is_model(name) else name for name in given.players]
     for game in games:
         match = text_env(game).match

@@ -13,6 +13,23 @@ from pydantic import BaseModel, ValidationError
 from algos.errors import ConfigError
 
 ENV_PREFIX = "LLM_GYM_"
+RENAMED = {
+    "eval.also": "eval.extra",
+    "grpo.credit": "grpo.advantage_level (episode or same_prompt)",
+    "grpo.drop_no_signal": "grpo.filter_zero_std",
+    "grpo.importance_cap": "grpo.tis_cap",
+    "grpo.refill": "grpo.dynamic_sampling_rounds",
+    "optim.average_decay": "optim.ema_decay",
+    "ppo.credit": "ppo.gae_unit",
+    "ppo.importance_cap": "ppo.tis_cap",
+    "ppo.lam": "ppo.gae_lambda",
+    "spiral.credit": "spiral.advantage_level (role or same_prompt)",
+    "spiral.importance_cap": "spiral.tis_cap",
+    "spiral.past_every": "spiral.opponent_pool_every",
+    "spiral.past_share": "spiral.opponent_pool_share",
+    "spiral.past_size": "spiral.opponent_pool_size",
+}
+"""Settings under their earlier names: the error says what they are called today."""
 
 
 C = TypeVar("C", bound=BaseModel)
@@ -141,6 +158,8 @@ def _put(
     part = known[section].annotation
     if not name or not (isinstance(part, type) and issubclass(part, BaseModel)):
         raise ConfigError(f"{source}: {key!r} is not of the form section.key")
+    if key in RENAMED:
+        raise ConfigError(f"{source}: {key!r} is called {RENAMED[key]} now")
     if name not in part.model_fields and part.model_config.get("extra") != "allow":
         raise ConfigError(f"{source}: unknown setting {key!r}{_nearest(name, part.model_fields, section + '.')}")
     field = part.model_fields.get(name)

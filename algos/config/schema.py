@@ -105,7 +105,7 @@ class OptimSection(Section):
     warmup_steps: int = Field(0, ge=0, description="Steps of linear warm-up.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
-    average_decay: float = Field(
+    ema_decay: float = Field(
         0.0,
         ge=0,
         lt=1,
@@ -116,7 +116,7 @@ class OptimSection(Section):
     )
 
 
-class Further(BaseModel):
+class ExtraEvaluation(BaseModel):
     """A further evaluation. What is null is as in the main evaluation or in ``rollout``; ``id: null`` is ``env``.
 
     Beside these, any setting of the environment.
@@ -165,7 +165,7 @@ class EvalSection(Section):
     every: int = Field(0, ge=0, description="Evaluate during training after every so many steps; 0: never.")
     temperature: float = Field(1.0, ge=0, description="1.0: the policy as trained; 0: greedy.")
     env: dict[str, Any] = Field({}, description="Environment settings that differ in evaluation, such as opponent.")
-    also: list[Further] = Field([], description="Further evaluations, on other environments too.")
+    extra: list[ExtraEvaluation] = Field([], description="Additional evaluations, on other environments too.")
     exact: bool | Literal["auto"] = Field(
         "auto", description="Compute values and NashConv on the whole game tree; auto: where that takes about a second."
     )

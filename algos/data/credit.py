@@ -32,7 +32,7 @@ def among_equals(
     return more.tolist()[own], company.tolist()[own]
 
 
-def seat_credit(episodes: Sequence[Episode]) -> None:
+def seat_advantages(episodes: Sequence[Episode]) -> None:
     """Compares each episode with those of all processes in its game and seat; a seat that never moved tells nothing."""
     moved = [episode for episode in episodes if episode.turns]
     credit, _ = among_equals([(e.env_id, e.player) for e in moved], [e.total_reward for e in moved], gathered=True)
@@ -41,7 +41,7 @@ def seat_credit(episodes: Sequence[Episode]) -> None:
             turn.advantage = value
 
 
-def turn_credit(episodes: Sequence[Episode], gathered: bool = False) -> None:
+def same_prompt_advantages(episodes: Sequence[Episode], gathered: bool = False) -> None:
     """Compares each turn with those of ``episodes`` that answered the same prompt; one without company keeps its own.
 
     Args:

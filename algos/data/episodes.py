@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from algos.data.tasks import Task
+from algos.data.tasks import Start
 
 
 @dataclass
@@ -48,8 +48,8 @@ class Episode:
         rules: The system message.
         info: The last ``info`` of the environment.
         final_prompt_ids: Of a truncated episode, the prompt that its next reply would have answered.
-        task: What it started from.
-        replayed: The task came from the failure buffer.
+        start: What it started from.
+        replayed: The start came from the failure buffer.
     """
 
     env_id: str
@@ -64,7 +64,7 @@ class Episode:
     last_observation: str = ""
     info: dict[str, Any] = field(default_factory=dict)
     final_prompt_ids: list[int] = field(default_factory=list)
-    task: Task | None = None
+    start: Start | None = None
     replayed: bool = False
 
     @property

@@ -14,7 +14,7 @@ from algos.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class EnvSpec:
+class EnvKey:
     """An environment with its settings: hashable, comparable, and of plain text, as checkpoints keep it.
 
     Attributes:
@@ -26,7 +26,7 @@ class EnvSpec:
     settings: str = "{}"
 
     @staticmethod
-    def of(env: EnvSection) -> EnvSpec:
+    def of(env: EnvSection) -> EnvKey:
         """The environment that a section of the settings describes.
 
         Raises:
@@ -42,7 +42,7 @@ class EnvSpec:
                     f"{env.id}: {name} must be made of text, numbers, true, false, null, lists and mappings "
                     f"with text as keys (got {value!r})"
                 )
-        return EnvSpec(env.id, json.dumps(env.settings, sort_keys=True))
+        return EnvKey(env.id, json.dumps(env.settings, sort_keys=True))
 
     @property
     def kwargs(self) -> dict[str, Any]:
@@ -51,10 +51,10 @@ class EnvSpec:
 
 
 @dataclass(frozen=True)
-class Task:
+class Start:
     """One start: an environment with its settings, and the seed it is reset with."""
 
-    env: EnvSpec
+    env: EnvKey
     seed: int
 
 

@@ -12,16 +12,16 @@ from algos.engines.hf import HFEngine
 from algos.model.snapshot import Snapshot
 
 
-class PastSelves:
+class OpponentPool:
     """Engines that play as the model once did: the newest ``size`` of the snapshots taken."""
 
     def __init__(self, engine: HFEngine, size: int) -> None:
         self.engine, self.size = engine, size
-        self.players: list[PastSelf] = []
+        self.players: list[PastPolicy] = []
 
     def take(self, version: int) -> None:
         """Adds the model as it is now."""
-        self.players = [*self.players, PastSelf(self.engine, Snapshot(self.engine.model), version)][-self.size :]
+        self.players = [*self.players, PastPolicy(self.engine, Snapshot(self.engine.model), version)][-self.size :]
 
     def state_dict(self) -> dict[str, Any]:
         return {"players": [(player.version, player.snapshot.state_dict()) for player in self.players]}
@@ -33,8 +33,8 @@ class PastSelves:
             self.players[-1].snapshot.load_state_dict(weights)
 
 
-class PastSelf(HFEngine):
-    """One of :class:`PastSelves`."""
+class PastPolicy(HFEngine):
+    """One of :class:`OpponentPool`."""
 
     def __init__(self, engine: HFEngine, snapshot: Snapshot, version: int) -> None:
         super().__init__(engine.model, set(engine.stop_ids.tolist()), engine.max_new_tokens, engine.batch_size)
@@ -45,5 +45,5 @@ class PastSelf(HFEngine):
 
     def generate(self, prompts: Sequence[list[int]], temperature: float, generator: torch.Generator) -> list[Sample]:
         """See :meth:`algos.engines.hf.HFEngine.generate`."""
-        with self.snapshot.worn():
+        with self.snapshot.applied():
             return super().generate(prompts, temperature, generator)

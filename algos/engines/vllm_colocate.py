@@ -41,7 +41,7 @@ class VLLMColocate:
     Attributes:
         version: Number of optimizer steps that vLLM's weights have had; -1 before the first sync.
         max_new_tokens: A reply is cut after so many.
-        figures: ``engine/difference``: see :func:`algos.engines.vllm_common.difference`, at the last sync.
+        metrics: ``engine/difference``: see :func:`algos.engines.vllm_common.difference`, at the last sync.
     """
 
     def __init__(self, config: Config, model: Any, chat: Chat, accelerator: Any, max_length: int) -> None:
@@ -51,7 +51,7 @@ class VLLMColocate:
 
         self.model, self.chat, self.config, self.accelerator = model, chat, config, accelerator
         self.version, self.max_new_tokens, self.max_length = -1, config.rollout.max_new_tokens, max_length
-        self.figures: dict[str, float] = {}
+        self.metrics: dict[str, float] = {}
         self._cuda = torch.cuda.is_available()
         self._asleep: set[str] = set()
         self._folder = Path(tempfile.mkdtemp(prefix="llm_gym_adapter_"))
@@ -105,8 +105,8 @@ class VLLMColocate:
         prompts, temperature = canary_prompts(self.chat), self.config.rollout.temperature
         samples = self.generate(prompts, temperature, torch.Generator().manual_seed(version))
         with self.accelerator.autocast():
-            self.figures["engine/difference"] = difference(self.model, prompts, samples, temperature)
-        check_agreement(self.figures["engine/difference"], self.config, version)
+            self.metrics["engine/difference"] = difference(self.model, prompts, samples, temperature)
+        check_agreement(self.metrics["engine/difference"], self.config, version)
 
     def generate(self, prompts: Sequence[list[int]], temperature: float, generator: torch.Generator) -> list[Sample]:
         """Samples one reply a prompt over the whole vocabulary; see :meth:`algos.engines.hf.HFEngine.generate`."""

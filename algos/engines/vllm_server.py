@@ -62,7 +62,7 @@ class VLLMServer:
     Attributes:
         version: Number of optimizer steps that the server's weights have had; -1 before the first sync.
         max_new_tokens: A reply is cut after so many.
-        figures: ``engine/difference`` (see :func:`algos.engines.vllm_common.difference`) and ``engine/sync_s`` of the
+        metrics: ``engine/difference`` (see :func:`algos.engines.vllm_common.difference`) and ``engine/sync_s`` of the
             last sync; ``engine/faults`` and ``engine/discarded``, the attempts that failed and the replies thrown away
             because the server did not hold the right weights, and ``engine/uploads_repeated``, the uploads after which
             both sides did not agree, since the start.
@@ -72,7 +72,7 @@ class VLLMServer:
         self.config, self.model, self.chat, self.accelerator = config, model, chat, accelerator
         self.version, self.max_new_tokens, self.max_length = -1, config.rollout.max_new_tokens, max_length
         self._synced = 0
-        self.figures: dict[str, float] = {"engine/discarded": 0.0, "engine/uploads_repeated": 0.0}
+        self.metrics: dict[str, float] = {"engine/discarded": 0.0, "engine/uploads_repeated": 0.0}
         self.client = Client(config.engine.url, config.engine.request_s, config.engine.retry_s)
         self.process: ServerProcess | None = None
         if config.engine.start and accelerator.is_main_process:
@@ -107,13 +107,13 @@ class VLLMServer:
                 self._upload()
                 shutil.rmtree(old, ignore_errors=True)
             self.accelerator.wait_for_everyone()
-            found = self.figures["engine/difference"] = self._difference()  # the same on every process
+            found = self.metrics["engine/difference"] = self._difference()  # the same on every process
             if found <= self.config.engine.tolerance or not left:
                 break
             self.accelerator.print(f"vLLM and the trainer differ by {found:.3g} nats a token: uploading once more")
-            self.figures["engine/uploads_repeated"] += 1
+            self.metrics["engine/uploads_repeated"] += 1
         check_agreement(found, self.config, version)
-        self.figures["engine/sync_s"] = time.monotonic() - start
+        self.metrics["engine/sync_s"] = time.monotonic() - start
 
     def generate(self, prompts: Sequence[list[int]], temperature: float, generator: torch.Generator) -> list[Sample]:
         """Samples one reply a prompt over the whole vocabulary; see :meth:`algos.engines.hf.HFEngine.generate`.
@@ -126,10 +126,10 @@ class VLLMServer:
             mark = self._held() or self._repair()
             asked = [self._pool.submit(self._ask, p, s, temperature) for p, s in zip(prompts, seeds, strict=True)]
             samples = [sample for request in asked if (sample := request.result()) is not None]
-            self.figures["engine/faults"] = float(self.client.faults)
+            self.metrics["engine/faults"] = float(self.client.faults)
             if len(samples) == len(prompts) and self._held() == mark:
                 return samples
-            self.figures["engine/discarded"] += len(samples)
+            self.metrics["engine/discarded"] += len(samples)
         raise EngineError(f"engine.url {self.client.url}: lost its weights {ROUNDS} times during one batch of requests")
 
     def close(self) -> None:

@@ -16,17 +16,17 @@ from tqdm import tqdm
 
 from algos.config.schema import Config
 from algos.data.episodes import Episode
-from algos.data.tasks import Task
+from algos.data.tasks import Start
 from algos.errors import ConfigError
 from algos.evaluation.exact.game_tree import MAX_DECISIONS, Positions, Tree, walk
 from algos.evaluation.exact.model_policy import ModelPolicy
 from algos.evaluation.exact.values import exact, greedy
 from algos.evaluation.plan import MAIN, Evaluation, Phase, evaluations
-from algos.evaluation.score import score, score_by_seat, task_figures
+from algos.evaluation.score import score, score_by_seat, task_metrics
 from algos.maths.statistics import wilson
 from algos.model.chat import Chat
 from algos.rollout.environments import make_envs
-from algos.rollout.single_agent import Rollout
+from algos.rollout.single_agent import EpisodeRunner
 
 __all__ = ["Evaluation", "Evaluator", "check_evaluations", "evaluate", "score", "score_by_seat", "wilson"]
 AUTO_DECISIONS = 6_000
@@ -69,7 +69,7 @@ def game_tree(config: Config) -> Tree | None:
     return tree if wanted is True or few or len(tree.decisions) <= AUTO_SAMPLED else None
 
 
-def exact_figures(tree: Tree, model: Any, chat: Chat, temperature: float) -> dict[str, Any]:
+def exact_metrics(tree: Tree, model: Any, chat: Chat, temperature: float) -> dict[str, Any]:
     """What ``exact`` finds for a model, and the lowest value that it has in any seat."""
     policy: Any = ModelPolicy(model, chat, tree.match, temperature or 1.0)
     found = exact(tree, policy if temperature else greedy(policy))
@@ -81,7 +81,7 @@ class Evaluator:
     """The evaluations of a run. They share the engine with training and nothing else: no run changes by evaluating.
 
     Args:
-        engine: Whatever a :class:`Rollout` samples from; its ``max_new_tokens`` is set for the time of an evaluation.
+        engine: What samples replies; its ``max_new_tokens`` is set for the time of an evaluation.
 
     Raises:
         ConfigError: As :func:`check_evaluations`.
@@ -101,7 +101,7 @@ class Evaluator:
         """Plays what is wanted now, on every process its share.
 
         Returns:
-            The main evaluation as :func:`score_by_seat` gives it, the others by name under ``also``; and all their
+            The main evaluation as :func:`score_by_seat` gives it, the others by name under ``extra``; and all their
             figures as metrics, ``eval/win_rate`` and so on. Both are the same on all processes.
         """
         results = {
@@ -109,11 +109,11 @@ class Evaluator:
             for one, starts, rollout in self._all
             if one.wanted(step, phase)
         }
-        metrics = {f"{name}/{key}": value for name, result in results.items() for key, value in figures(result)}
+        metrics = {f"{name}/{key}": value for name, result in results.items() for key, value in numbers_of(result)}
         summary = results.pop(MAIN, None) or score_by_seat([])
-        return (summary | {"also": results} if results else summary), metrics
+        return (summary | {"extra": results} if results else summary), metrics
 
-    def _play(self, one: Evaluation, starts: list[Task], rollout: Rollout, step: int) -> dict[str, Any]:
+    def _play(self, one: Evaluation, starts: list[Start], rollout: EpisodeRunner, step: int) -> dict[str, Any]:
         with replies_of(self.engine, one.rollout.max_new_tokens):
             episodes = play(rollout, starts, one.temperature, self.accelerator, self.parallel)
         if one.details and self.accelerator.is_main_process:
@@ -121,11 +121,11 @@ class Evaluator:
         result = result_of(one, episodes)
         if one.name == MAIN and self.tree:
             with self.accelerator.autocast():
-                result |= exact_figures(self.tree, self.engine.model, self.chat, one.temperature)
+                result |= exact_metrics(self.tree, self.engine.model, self.chat, one.temperature)
         return result
 
 
-def figures(result: dict[str, Any]) -> Iterator[tuple[str, float]]:
+def numbers_of(result: dict[str, Any]) -> Iterator[tuple[str, float]]:
     """The numbers of a result, as metrics take them."""
     for key, value in result.items():
         if isinstance(value, int | float) and not isinstance(value, bool):
@@ -136,7 +136,7 @@ def result_of(one: Evaluation, episodes: Sequence[Episode]) -> dict[str, Any]:
     """:func:`score_by_seat`, and for a data set how many and which of its tasks were solved."""
     game: Any = getattr(make_envs(one.env, 1)[0].unwrapped, "game", None)
     result = score_by_seat(episodes, one.samples, getattr(game, "reward_range", None))
-    return result | (task_figures(episodes, one.samples) if getattr(game, "tasks", ()) else {})
+    return result | (task_metrics(episodes, one.samples) if getattr(game, "tasks", ()) else {})
 
 
 @contextlib.contextmanager
@@ -150,8 +150,8 @@ def replies_of(engine: Any, max_new_tokens: int) -> Iterator[None]:
 
 
 def play(
-    rollout: Rollout,
-    starts: Sequence[Task],
+    rollout: EpisodeRunner,
+    starts: Sequence[Start],
     temperature: float,
     accelerator: Accelerator,
     parallel: int,
@@ -171,7 +171,7 @@ def play(
     mine, played = starts[rank::world], list[Episode]()
     with accelerator.autocast():
         for first in tqdm(range(0, len(mine), parallel), unit="batch", disable=not bar or None):
-            played += rollout.play_tasks(mine[first : first + parallel], temperature, generator)
+            played += rollout.play_starts(mine[first : first + parallel], temperature, generator)
     return _in_order(played, len(starts), world)
 
 
@@ -187,7 +187,7 @@ def _in_order(played: list[Episode], n: int, world: int) -> list[Episode]:
     return [episode for _, episode in sorted(zip(numbers, gathered, strict=True), key=lambda pair: pair[0])]
 
 
-def evaluate(rollout: Rollout, episodes: int, temperature: float, accelerator: Accelerator) -> dict[str, Any]:
+def evaluate(rollout: EpisodeRunner, episodes: int, temperature: float, accelerator: Accelerator) -> dict[str, Any]:
     """Plays ``episodes`` games on seeds 0, 1, 2, ... in the rollout's environments and scores them."""
     rank, world = accelerator.process_index, accelerator.num_processes
     with accelerator.autocast():

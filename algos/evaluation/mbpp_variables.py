@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from algos.config.schema import Further
+from algos.config.schema import ExtraEvaluation
 from algos.errors import ConfigError
 
 NAME = "mbpp_eval"
@@ -15,7 +15,7 @@ TRUTHS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false":
 T = TypeVar("T")
 
 
-def from_variables(variables: Mapping[str, str]) -> Further | None:
+def from_variables(variables: Mapping[str, str]) -> ExtraEvaluation | None:
     """The evaluation that ``MBPP_EVAL_ENABLED=1`` and its like ask for; None without it.
 
     ``MBPP_DATASET_PATH`` and ``MBPP_TIMEOUT_SECONDS`` are read by the environment itself.
@@ -43,7 +43,7 @@ def from_variables(variables: Mapping[str, str]) -> Further | None:
         return None
     questions = variables.get("MBPP_EVAL_NUM_QUESTIONS", "").strip().lower() or "all"
     folder = variables.get("MBPP_RESULTS_DIR", "").strip()
-    return Further(
+    return ExtraEvaluation(
         name=NAME,
         id="llmgym/MBPP-v0",
         episodes="all" if questions == "all" else count("MBPP_EVAL_NUM_QUESTIONS", 1, 1),

@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from algos.config.schema import Config, EnvSection, Further, RolloutSection
-from algos.data.tasks import EnvSpec, Task
+from algos.config.schema import Config, EnvSection, ExtraEvaluation, RolloutSection
+from algos.data.tasks import EnvKey, Start
 from algos.errors import ConfigError
 from algos.evaluation.mbpp_variables import from_variables
 from algos.model.chat import Chat
 from algos.rollout.environments import make_envs
-from algos.rollout.single_agent import Rollout
+from algos.rollout.single_agent import EpisodeRunner
 
 Phase = Literal["before", "during", "after"]
 MAIN = "eval"
@@ -33,7 +33,7 @@ class Evaluation:
     """
 
     name: str
-    env: EnvSpec
+    env: EnvKey
     episodes: int | Literal["all"]
     temperature: float
     rollout: RolloutSection
@@ -43,7 +43,7 @@ class Evaluation:
     after: bool = True
     details: Path | None = None
 
-    def starts(self, seed: int = 0) -> list[Task]:
+    def starts(self, seed: int = 0) -> list[Start]:
         """What is played, each start ``samples`` times running: always the same, and training never meets the seeds.
 
         Start i has seed i (and ``seed`` millions). Where the game has a list of ``tasks`` (MBPP), it is besides the
@@ -57,7 +57,7 @@ class Evaluation:
         if self.episodes == "all" and not tasks:
             raise ConfigError(f"{self.name}: {self.env.id} has no list of tasks to go through: give a number, not all")
         count = len(tasks) if self.episodes == "all" else self.episodes
-        starts = [Task(self.env, seed * 10**6 + number) for number in range(count)]
+        starts = [Start(self.env, seed * 10**6 + number) for number in range(count)]
         if tasks:
             order = np.random.default_rng(0).permutation(len(tasks)).tolist()
             ids = [tasks[order[number % len(tasks)]].task_id for number in range(count)]
@@ -67,9 +67,9 @@ class Evaluation:
             ]
         return [start for start in starts for _ in range(self.samples)]
 
-    def rollout_with(self, engine: Any, chat: Chat) -> Rollout:
+    def rollout_with(self, engine: Any, chat: Chat) -> EpisodeRunner:
         limits = self.rollout.max_turns, self.rollout.max_prompt_tokens
-        return Rollout([], engine, chat, self.env.id, self.rollout.context, *limits)
+        return EpisodeRunner([], engine, chat, self.env.id, self.rollout.context, *limits)
 
     def wanted(self, step: int, phase: Phase) -> bool:
         if phase == "during":
@@ -77,7 +77,7 @@ class Evaluation:
         return self.before if phase == "before" else self.after
 
 
-def _with(env: EnvSpec, **changes: Any) -> str:
+def _with(env: EnvKey, **changes: Any) -> str:
     return json.dumps({**env.kwargs, **changes}, sort_keys=True)
 
 
@@ -88,21 +88,21 @@ def evaluations(config: Config) -> list[Evaluation]:
         ConfigError: A variable cannot be read, or two evaluations have one name.
     """
     main = config.eval
-    env = EnvSpec.of(EnvSection(id=config.env.id, **{**config.env.settings, **main.env}))
+    env = EnvKey.of(EnvSection(id=config.env.id, **{**config.env.settings, **main.env}))
     asked = [Evaluation(MAIN, env, main.episodes, main.temperature, config.rollout, every=main.every)]
     by_variables = [one for one in [from_variables(os.environ)] if one]  # they go before a file that names the same
-    also = [one for one in main.also if one.name not in [other.name for other in by_variables]]
-    asked += [_further(one, config) for one in also + by_variables]
+    also = [one for one in main.extra if one.name not in [other.name for other in by_variables]]
+    asked += [_extra(one, config) for one in also + by_variables]
     names = [one.name for one in asked]
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"eval.also: there are two evaluations called {name!r}")
+            raise ConfigError(f"eval.extra: there are two evaluations called {name!r}")
     return asked
 
 
-def _further(one: Further, config: Config) -> Evaluation:
+def _extra(one: ExtraEvaluation, config: Config) -> Evaluation:
     if isinstance(one.episodes, int) and one.episodes < 1:
-        raise ConfigError(f"eval.also: {one.name}: episodes must be at least 1, or all (got {one.episodes})")
+        raise ConfigError(f"eval.extra: {one.name}: episodes must be at least 1, or all (got {one.episodes})")
     rollout, usual = config.rollout, RolloutSection()
     changes: dict[str, int] = {"max_new_tokens": one.max_new_tokens or rollout.max_new_tokens}
     if one.id:  # limits that suit the trained game may cut another
@@ -111,7 +111,7 @@ def _further(one: Further, config: Config) -> Evaluation:
     settings = one.settings if one.id else {**config.env.settings, **config.eval.env, **one.settings}
     return Evaluation(
         name=one.name,
-        env=EnvSpec.of(EnvSection(id=one.id or config.env.id, **settings)),
+        env=EnvKey.of(EnvSection(id=one.id or config.env.id, **settings)),
         episodes=one.episodes,
         temperature=config.eval.temperature if one.temperature is None else one.temperature,
         rollout=rollout.model_copy(update=changes),

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from algos.config.schema import Config, RolloutSection, SftSection
 from algos.data.episodes import Episode, Turn
-from algos.data.tasks import EnvSpec, Task
+from algos.data.tasks import EnvKey, Start
 from algos.engines.hf import HFEngine
 from algos.errors import ConfigError
 from algos.model.chat import Chat
@@ -64,7 +64,7 @@ def answerer(name: str, match: Match) -> Answer:
     return reply
 
 
-def text_env(spec: EnvSpec) -> TextEnv:
+def text_env(spec: EnvKey) -> TextEnv:
     """An environment of this package.
 
     Raises:
@@ -76,9 +76,9 @@ def text_env(spec: EnvSpec) -> TextEnv:
     return env
 
 
-def play_scripted(starts: Sequence[Task], name: str, seed: int = 0, bar: bool = False) -> list[Episode]:
+def play_scripted(starts: Sequence[Start], name: str, seed: int = 0, bar: bool = False) -> list[Episode]:
     """One episode a start; chance in the player's replies is fixed by ``seed`` and the start's number."""
-    seats: dict[EnvSpec, tuple[TextEnv, Answer]] = {}
+    seats: dict[EnvKey, tuple[TextEnv, Answer]] = {}
     episodes = []
     for number, start in enumerate(tqdm(starts, unit="episode", disable=not bar or None)):
         if start.env not in seats:
@@ -91,9 +91,9 @@ def play_scripted(starts: Sequence[Task], name: str, seed: int = 0, bar: bool = 
     return episodes
 
 
-def _episode(env: TextEnv, answer: Answer, start: Task, rng: np.random.Generator) -> Episode:
+def _episode(env: TextEnv, answer: Answer, start: Start, rng: np.random.Generator) -> Episode:
     observation, info = env.reset(seed=start.seed)
-    episode = Episode(start.env.id, start.seed, player=info["player"], task=start)
+    episode = Episode(start.env.id, start.seed, player=info["player"], start=start)
     over = "outcome" in info
     while not over:
         turn = Turn([], [], [], observation, answer(rng))

@@ -54,7 +54,7 @@ def score(
     result["distinct_replies"] = len({turn.reply for turn in turns})
     if samples > 1:
         result |= _pass_at(episodes, samples)
-    return {**_own_figures(episodes, samples), **result}
+    return {**_env_metrics(episodes, samples), **result}
 
 
 def score_by_seat(
@@ -90,10 +90,10 @@ def _pass_at(episodes: Sequence[Episode], samples: int) -> dict[str, float]:
     return result
 
 
-def task_figures(episodes: Sequence[Episode], samples: int) -> dict[str, Any]:
+def task_metrics(episodes: Sequence[Episode], samples: int) -> dict[str, Any]:
     """Of tasks of a data set: which there were, which were solved at least once, and the share of replies that did."""
     passed = _passed(episodes, samples)
-    ids = [episode.task.env.kwargs["task_id"] for episode in episodes[::samples] if episode.task]
+    ids = [episode.start.env.kwargs["task_id"] for episode in episodes[::samples] if episode.start]
     return {
         "pass_rate": sum(passed) / max(len(episodes), 1),
         "problems": len(passed),
@@ -103,7 +103,7 @@ def task_figures(episodes: Sequence[Episode], samples: int) -> dict[str, Any]:
     }
 
 
-def _own_figures(episodes: Sequence[Episode], samples: int) -> dict[str, Any]:
+def _env_metrics(episodes: Sequence[Episode], samples: int) -> dict[str, Any]:
     """Whatever the last ``info`` of an environment counts, over the episodes that have it.
 
     A number gives its mean, under its own name; true or false gives ``<name>_rate``; a list of these, such as one for
@@ -151,7 +151,7 @@ def compare(first: Sequence[Episode], second: Sequence[Episode], samples: int = 
     Raises:
         ValueError: They did not play the same starts.
     """
-    if [(e.env_id, e.seed, e.task) for e in first] != [(e.env_id, e.seed, e.task) for e in second]:
+    if [(e.env_id, e.seed, e.start) for e in first] != [(e.env_id, e.seed, e.start) for e in second]:
         raise ValueError("only evaluations on the same starts can be compared")
     pairs = list(zip(_passed(first, samples), _passed(second, samples), strict=True))
     better, worse = sum(ours > theirs for ours, theirs in pairs), sum(ours < theirs for ours, theirs in pairs)

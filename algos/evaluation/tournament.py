@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from algos.data.tasks import EnvSpec
+from algos.data.tasks import EnvKey
 from algos.evaluation.players import (
     Answer,
     ModelPlayer,
@@ -39,14 +39,14 @@ class Pairing:
         points: Of seat 0, once it is over: 1 for a win, 0.5 for a draw.
     """
 
-    game: EnvSpec
+    game: EnvKey
     seed: int
     players: tuple[int, int]
     points: float = 0.0
 
 
 @dataclass
-class Board:
+class RunningGame:
     """A running game; scripted players answer at once."""
 
     pairing: Pairing
@@ -78,7 +78,7 @@ class Board:
         return [{"role": "system", "content": self.match.systems[seat]}, {"role": "user", "content": observation}]
 
 
-def round_robin(games: Sequence[EnvSpec], players: int, rounds: int, seed: int = 0) -> list[Pairing]:
+def round_robin(games: Sequence[EnvKey], players: int, rounds: int, seed: int = 0) -> list[Pairing]:
     """``rounds`` starts of each game for each pair of players, each played twice, with seats exchanged."""
     return [
         Pairing(game, seed * 10**6 + number, seats)
@@ -97,7 +97,7 @@ def play_all(
     for first in tqdm(range(0, len(pairings), parallel), unit="batch", disable=None):
         boards = [_board(pairing, players) for pairing in pairings[first : first + parallel]]
         while live := [board for board in boards if board.match.current_player is not None]:
-            waiting: defaultdict[int, list[Board]] = defaultdict(list)
+            waiting: defaultdict[int, list[RunningGame]] = defaultdict(list)
             for board in live:
                 waiting[board.pairing.players[board.match.current_player or 0]].append(board)
             for number, own in sorted(waiting.items()):
@@ -114,10 +114,12 @@ def _device(player: ModelPlayer | str) -> torch.device | str:
     return "cpu" if isinstance(player, str) else next(player.model.parameters()).device
 
 
-def _board(pairing: Pairing, players: Sequence[ModelPlayer | str]) -> Board:
+def _board(pairing: Pairing, players: Sequence[ModelPlayer | str]) -> RunningGame:
     match = text_env(pairing.game).match
     seated = [players[number] for number in pairing.players]
-    return Board(pairing, match, [answerer(player, match) if isinstance(player, str) else None for player in seated])
+    return RunningGame(
+        pairing, match, [answerer(player, match) if isinstance(player, str) else None for player in seated]
+    )
 
 
 def points_of(pairings: Sequence[Pairing], players: int) -> list[list[list[float]]]:

@@ -52,25 +52,25 @@ def same_state(returns_to_go: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
     return (returns_to_go - means[states]).masked_fill((low == high)[states], 0.0), counts[states]
 
 
-def has_signal(returns: Tensor) -> Tensor:
+def nonzero_std(returns: Tensor) -> Tensor:
     """Which groups tell anything: ``[groups]`` bool, False where all returns of ``[groups, group_size]`` are equal."""
     return (returns != returns[:, :1]).any(dim=1)
 
 
-def gae(rewards: Tensor, values: Tensor, bootstrap: float, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+def gae(rewards: Tensor, values: Tensor, bootstrap: float, gamma: float, gae_lambda: float) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation, Schulman et al. (arXiv 1506.02438), equation 16, of one episode.
 
-    delta_t = r_t + gamma V_{t+1} - V_t;  A_t = sum over l of (gamma lam)^l delta_{t+l}.
+    delta_t = r_t + gamma V_{t+1} - V_t;  A_t = sum over l of (gamma gae_lambda)^l delta_{t+l}.
 
     A step is a decision: a turn, or a token that the policy sampled. Observation tokens are no steps and must have been
-    taken out: each one left in between multiplies the credit of all that came before it by ``gamma * lam``.
+    taken out: each one left in between multiplies the credit of all that came before it by ``gamma * gae_lambda``.
 
     Args:
         rewards: What followed each decision, ``[n]``.
         values: The critic's estimate before each decision, ``[n]``; no gradient flows into the results.
         bootstrap: The value after the last decision: 0 if the episode ended, the critic's estimate if it was cut off.
         gamma: Discount a decision, 0 to 1.
-        lam: lambda, 0 (one-step errors) to 1 (returns minus values).
+        gae_lambda: lambda, 0 (one-step errors) to 1 (returns minus values).
 
     Returns:
         Advantages A, and value targets A + V; both ``[n]``, of ``values``'s type and device.
@@ -84,7 +84,7 @@ def gae(rewards: Tensor, values: Tensor, bootstrap: float, gamma: float, lam: fl
     following = [*current, bootstrap][1:]
     advantage, backwards = 0.0, []
     for reward, value, after in zip(reversed(rewards.tolist()), reversed(current), reversed(following), strict=True):
-        advantage = reward + gamma * after - value + gamma * lam * advantage
+        advantage = reward + gamma * after - value + gamma * gae_lambda * advantage
         backwards.append(advantage)
     advantages = torch.tensor(backwards[::-1], dtype=values.dtype, device=values.device)
     return advantages, advantages + values.detach()

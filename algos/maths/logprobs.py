@@ -14,7 +14,7 @@ CHUNK = 2048
 """Tokens at a time: with a vocabulary of 151,936, 2048 rows of fp32 logits take 1.2 GB."""
 
 
-Reference = tuple[Tensor, Tensor]
+ReferenceHidden = tuple[Tensor, Tensor]
 """Another model's hidden states for the same tokens, ``[tokens, width]``, and its output weights."""
 
 Direction = Literal["reverse", "forward"]
@@ -26,7 +26,7 @@ def token_logprobs(
     targets: Tensor,
     head: Callable[[Tensor], Tensor],
     temperature: float,
-    reference: Reference | None = None,
+    reference: ReferenceHidden | None = None,
     chunk: int = CHUNK,
     direction: Direction = "reverse",
 ) -> tuple[Tensor, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from algos.data.batching import Batch
-from algos.maths.logprobs import Direction, Reference, token_logprobs
+from algos.maths.logprobs import Direction, ReferenceHidden, token_logprobs
 from algos.model.forward import Policy, action_hidden, causal_lm, recomputing
 
 
@@ -51,7 +51,7 @@ class ActorCritic(Policy):
         self.critic = Critic(model, separate)
 
     def forward(
-        self, batch: Batch, reference: Reference | None = None, direction: Direction = "reverse"
+        self, batch: Batch, reference: ReferenceHidden | None = None, direction: Direction = "reverse"
     ) -> tuple[Tensor, ...]:
         """Log-probabilities, entropies, values and, with a reference, divergences; ``[tokens]`` each, row by row."""
         with recomputing(self.model) as checkpointed:

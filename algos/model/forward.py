@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from algos.data.batching import Batch, Prompts
-from algos.maths.logprobs import CHUNK, Direction, Reference, token_logprobs
+from algos.maths.logprobs import CHUNK, Direction, ReferenceHidden, token_logprobs
 
 
 def causal_lm(model: Any) -> Any:
@@ -106,7 +106,7 @@ class Policy(nn.Module):
         self.chunk = CHUNK
 
     def forward(
-        self, batch: Batch, reference: Reference | None = None, direction: Direction = "reverse"
+        self, batch: Batch, reference: ReferenceHidden | None = None, direction: Direction = "reverse"
     ) -> tuple[Tensor, ...]:
         """Log-probabilities, entropies and, with a reference, divergences from it; ``[tokens]`` each, row by row."""
         with recomputing(self.model) as checkpointed:
@@ -115,6 +115,6 @@ class Policy(nn.Module):
         return token_logprobs(hidden, batch.actions("ids"), head, self.temperature, reference, self.chunk, direction)
 
     @torch.no_grad()
-    def hidden(self, batch: Batch) -> Reference:
+    def hidden(self, batch: Batch) -> ReferenceHidden:
         """What another policy needs to measure its divergence from this one as it is now."""
         return action_hidden(self.model, batch), causal_lm(self.model).get_output_embeddings().weight.detach()

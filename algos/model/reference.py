@@ -17,7 +17,7 @@ from algos.model.load import load_model
 from algos.model.snapshot import Snapshot
 
 
-class Reference(nn.Module):
+class ReferenceModel(nn.Module):
     """Answers like :class:`~algos.model.forward.Policy`, without gradient and in eval mode.
 
     With adapters it is the trained model with its adapters switched off: no second copy, and exactly the base.
@@ -28,16 +28,16 @@ class Reference(nn.Module):
         self.policy = Policy(model, temperature)
 
     @staticmethod
-    def of(model: Any, temperature: float, base: str | Path | None = None) -> Reference:
+    def of(model: Any, temperature: float, base: str | Path | None = None) -> ReferenceModel:
         """The reference of a run that trains ``model``.
 
         Args:
             base: Where a resumed run began; None: ``model`` is still what the run begins with. Not read with adapters.
         """
         if hasattr(model, "disable_adapter"):
-            return Reference(model, temperature)
+            return ReferenceModel(model, temperature)
         frozen = copy.deepcopy(model) if base is None else load_model(base, trainable=False)[0]
-        return Reference(frozen.requires_grad_(False), temperature)
+        return ReferenceModel(frozen.requires_grad_(False), temperature)
 
     @torch.no_grad()
     def forward(self, batch: Batch) -> tuple[Tensor, ...]:
@@ -70,17 +70,17 @@ class Magnet:
     @torch.no_grad()
     def __call__(self, batch: Batch) -> tuple[Tensor, ...]:
         """Log-probabilities and entropies of the action tokens, both ``[tokens]``, row by row."""
-        with self.snapshot.worn():
+        with self.snapshot.applied():
             return self.policy(batch)
 
     def hidden(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """See :meth:`algos.model.forward.Policy.hidden`."""
-        with self.snapshot.worn():
+        with self.snapshot.applied():
             return self.policy.hidden(batch)
 
 
 class Divergence(Protocol):
-    """What the policy is held near: :class:`algos.model.reference.Reference`, :class:`algos.model.reference.Magnet`."""
+    """What the policy is kept near: a :class:`ReferenceModel` or a :class:`Magnet`."""
 
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, ...]: ...
 

@@ -17,7 +17,7 @@ class Snapshot:
         self.weights = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
     @contextlib.contextmanager
-    def worn(self) -> Iterator[None]:
+    def applied(self) -> Iterator[None]:
         """Lets the model have these weights for a while. Not between a forward pass and its backward pass."""
         parameters = dict(self.model.named_parameters())
         present = {name: parameters[name].data for name in self.weights}
@@ -30,7 +30,7 @@ class Snapshot:
                 parameters[name].data = weight
 
     @torch.no_grad()
-    def renew(self, decay: float = 0.0) -> None:
+    def update(self, decay: float = 0.0) -> None:
         """Moves to the model's present weights: w <- decay w + (1 - decay) present."""
         for name, parameter in self.model.named_parameters():
             if name in self.weights:

@@ -23,7 +23,7 @@ FIRST = (
     ("Divergence", r"(policy|losses)/(\w+_)?kl(_\w+)?", False),
     ("Loss", r"losses/(policy|value|sft|entropy)", False),
     ("Update", r"losses/.+", False),
-    ("Groups without signal", r"groups/no_signal", False),
+    ("Groups without signal", r"groups/zero_std", False),
     ("Seconds of a step", r"time/.+_s", True),
     ("Tokens per second", r"time/tokens_per_second", False),
 )

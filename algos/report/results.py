@@ -52,7 +52,7 @@ def results(runs: Sequence[Run], before: Json, after: Json) -> str:
 
 def _groups(before: Json, after: Json) -> Iterator[tuple[str, Pair]]:
     yield "All games", (before, after)
-    for kind, title in (("seats", "Seat {}"), ("also", "{}")):
+    for kind, title in (("seats", "Seat {}"), ("extra", "{}")):
         parts: list[Json] = [result.get(kind) or {} for result in (before, after)]
         for name in sorted({*parts[0], *parts[1]}):
             yield title.format(name), (parts[0].get(name, {}), parts[1].get(name, {}))

@@ -11,7 +11,7 @@ from algos.model.chat import Chat, Messages
 Context = Literal["turn", "episode"]
 
 
-class Talk:
+class Conversation:
     """One player's side of a game as a conversation in tokens: what it is told, and what it replies."""
 
     def __init__(self, chat: Chat, context: Context, episode: Episode) -> None:
@@ -21,7 +21,7 @@ class Talk:
         self.info: dict[str, Any] = {}
         self._rules: Messages = []
 
-    def hear(self, observation: str, info: dict[str, Any]) -> None:
+    def observe(self, observation: str, info: dict[str, Any]) -> None:
         """Takes in what the environment shows; ``prompt_ids`` is then the prompt of the next reply."""
         messages = info.get("messages") or [{"role": "user", "content": observation}]
         turns = self.episode.turns
@@ -35,7 +35,7 @@ class Talk:
         else:
             self.prompt_ids = self.chat.following(turns[-1].prompt_ids, turns[-1].action_ids, messages)
 
-    def say(self, sample: Sample, version: int) -> Turn:
+    def reply(self, sample: Sample, version: int) -> Turn:
         """Records a sampled reply to ``prompt_ids``."""
         text = self.chat.decode(sample.ids)
         turn = Turn(self.prompt_ids, sample.ids, sample.logprobs, self.observation, text)

@@ -10,7 +10,7 @@ import numpy as np
 
 from algos.config.schema import CurriculumSection, EnvSection, StageEnv
 from algos.data.episodes import Episode
-from algos.data.tasks import EnvSpec, Task, pick
+from algos.data.tasks import EnvKey, Start, pick
 from algos.errors import ConfigError
 from algos.rollout.replay import Replay
 
@@ -33,21 +33,21 @@ class Curriculum:
         """Starts in the first stage of ``section``; if there are none, ``env`` is played all along.
 
         Raises:
-            ConfigError: A setting of an environment is of a kind that :class:`EnvSpec` cannot hold.
+            ConfigError: A setting of an environment is of a kind that :class:`EnvKey` cannot hold.
         """
         self.stages = section.stages
         self.stage = 0
         stages: list[list[StageEnv]] = [stage.envs for stage in section.stages]
-        self._envs = [[EnvSpec.of(choice) for choice in envs] for envs in stages] or [[EnvSpec.of(env)]]
+        self._envs = [[EnvKey.of(choice) for choice in envs] for envs in stages] or [[EnvKey.of(env)]]
         self._weights = [[choice.weight for choice in envs] for envs in stages] or [[1.0]]
         self._enter(0)
 
     @property
-    def envs(self) -> list[EnvSpec]:
+    def envs(self) -> list[EnvKey]:
         """Every environment of every stage, each once."""
         return list(dict.fromkeys(env for envs in self._envs for env in envs))
 
-    def draw(self, rng: np.random.Generator) -> EnvSpec:
+    def draw(self, rng: np.random.Generator) -> EnvKey:
         """An environment of the present stage, by weight. Takes one value of ``rng``."""
         return self._envs[self.stage][pick(self._weights[self.stage], rng.random())]
 
@@ -98,19 +98,21 @@ class Curriculum:
         self._window: deque[bool] = deque(maxlen=self.stages[stage].window if self.stages else None)
 
 
-def draw_tasks(n: int, curriculum: Curriculum, replay: Replay, rng: np.random.Generator, first_seed: int) -> list[Task]:
+def draw_starts(
+    n: int, curriculum: Curriculum, replay: Replay, rng: np.random.Generator, first_seed: int
+) -> list[Start]:
     """The starts of a step: with probability ``replay.share`` one of the buffer, else a fresh one.
 
-    The fresh start at place i has the seed ``first_seed + i``. No task of the buffer is drawn twice; where the buffer
+    The fresh start at place i has the seed ``first_seed + i``. No start of the buffer is drawn twice; where the buffer
     has no other, the start is fresh. What the buffer holds does not change how many values of ``rng`` are taken, so a
-    task more or less in it never moves the other starts. ``task in replay`` tells the replayed ones.
+    start more or less in it never moves the other starts. ``start in replay`` tells the replayed ones.
     """
-    tasks: list[Task] = []
-    drawn: set[Task] = set()
+    starts: list[Start] = []
+    drawn: set[Start] = set()
     for i in range(n):
-        task = Task(curriculum.draw(rng), first_seed + i)
+        start = Start(curriculum.draw(rng), first_seed + i)
         if rng.random() < replay.section.share:
-            task = replay.draw(rng, drawn) or task
-            drawn.add(task)
-        tasks.append(task)
-    return tasks
+            start = replay.draw(rng, drawn) or start
+            drawn.add(start)
+        starts.append(start)
+    return starts

@@ -9,18 +9,18 @@ import gymnasium
 
 import llm_gym
 from algos.config.schema import EnvSection
-from algos.data.tasks import EnvSpec
+from algos.data.tasks import EnvKey
 from algos.errors import ConfigError
 from llm_gym.sandbox import SandboxUnavailable
 
 
-def make_envs(env: EnvSection | EnvSpec, n: int, **changes: Any) -> list[gymnasium.Env[str, str]]:
+def make_envs(env: EnvSection | EnvKey, n: int, **changes: Any) -> list[gymnasium.Env[str, str]]:
     """``n`` environments, the first of them tried out.
 
     Raises:
         ConfigError: There is no such id, it refuses a setting, an extra it needs is not installed, or it is no text.
     """
-    settings = env.kwargs if isinstance(env, EnvSpec) else env.settings
+    settings = env.kwargs if isinstance(env, EnvKey) else env.settings
     try:
         envs: list[gymnasium.Env[str, str]] = [gymnasium.make(env.id, **{**settings, **changes}) for _ in range(n)]
         observation: object = envs[0].reset(seed=0)[0]
@@ -31,7 +31,7 @@ def make_envs(env: EnvSection | EnvSpec, n: int, **changes: Any) -> list[gymnasi
     return envs
 
 
-def make_aec(env: EnvSpec) -> Any:
+def make_aec(env: EnvKey) -> Any:
     """The PettingZoo environment of an id of ours, or of ``module:function``; ``opponent`` and ``seat`` are left out.
 
     Raises:

@@ -10,32 +10,32 @@ import torch
 
 from algos.config.schema import Config
 from algos.data.episodes import Episode, Turn
-from algos.data.tasks import EnvSpec, Task
+from algos.data.tasks import EnvKey, Start
 from algos.engines.base import Engine, Sample
 from algos.model.chat import Chat
-from algos.rollout.conversation import Context, Talk
+from algos.rollout.conversation import Context, Conversation
 from algos.rollout.environments import make_aec
 
 
-class Table:
+class RunningGame:
     """One running game. ``players`` says who plays which seat; -1 stands for all seats that it does not name."""
 
-    def __init__(self, env: Any, chat: Chat, context: Context, task: Task, group: int, players: dict[int, Engine]):
+    def __init__(self, env: Any, chat: Chat, context: Context, start: Start, group: int, players: dict[int, Engine]):
         self.env = env
-        env.reset(seed=task.seed)
+        env.reset(seed=start.seed)
         agents: list[str] = list(env.possible_agents)
         self.engines = {agent: players.get(seat, players[-1]) for seat, agent in enumerate(agents)}
-        self.talks = {
-            agent: Talk(chat, context, Episode(task.env.id, task.seed, group, player=seat, task=task))
+        self.conversations = {
+            agent: Conversation(chat, context, Episode(start.env.id, start.seed, group, player=seat, start=start))
             for seat, agent in enumerate(agents)
         }
         self.done = False
         self._turn()
 
     @property
-    def talk(self) -> Talk:
+    def conversation(self) -> Conversation:
         """The conversation of the agent whose turn it is."""
-        return self.talks[self.env.agent_selection]
+        return self.conversations[self.env.agent_selection]
 
     @property
     def engine(self) -> Engine:
@@ -44,17 +44,17 @@ class Table:
 
     def reply(self, sample: Sample) -> None:
         """Plays a sampled reply of the agent whose turn it is."""
-        turn = self.talk.say(sample, self.engine.version)
+        turn = self.conversation.reply(sample, self.engine.version)
         self.env.step(turn.reply)
         self._turn()
 
     def cut(self) -> None:
         """Ends the game at a limit of ours."""
         self.done = True
-        for agent, talk in self.talks.items():
+        for agent, conversation in self.conversations.items():
             if agent != self.env.agent_selection:  # it was to be told with its next turn
-                self._pay(talk.episode.turns, self.env._cumulative_rewards[agent], self.env.infos[agent])
-            talk.finish(talk.observation, talk.info, terminated=False)
+                self._pay(conversation.episode.turns, self.env._cumulative_rewards[agent], self.env.infos[agent])
+            conversation.finish(conversation.observation, conversation.info, terminated=False)
 
     def _turn(self) -> None:
         """Shows the situation to who is to move; at the end pays and dismisses every agent."""
@@ -62,12 +62,12 @@ class Table:
         while env.agents:
             agent = env.agent_selection
             observation, reward, terminated, truncated, info = env.last()
-            talk = self.talks[agent]
-            self._pay(talk.episode.turns, reward, info)
+            conversation = self.conversations[agent]
+            self._pay(conversation.episode.turns, reward, info)
             if not (terminated or truncated):
-                talk.hear(str(observation), info)
+                conversation.observe(str(observation), info)
                 return
-            talk.finish(str(observation), info, terminated)
+            conversation.finish(str(observation), info, terminated)
             env.step(None)
         self.done = True
 
@@ -80,7 +80,7 @@ class Table:
 
 
 class SelfPlay:
-    """Plays games in which policies hold all seats; contexts and limits as for ``Rollout``.
+    """Plays games in which policies hold all seats; contexts and limits as for ``EpisodeRunner``.
 
     ``max_turns`` counts each player's own replies.
     """
@@ -89,9 +89,9 @@ class SelfPlay:
         self.chat = chat
         self.context: Context = config.rollout.context
         self.max_turns, self.max_prompt_tokens = config.rollout.max_turns, config.rollout.max_prompt_tokens
-        self._made: defaultdict[EnvSpec, list[Any]] = defaultdict(list)
+        self._made: defaultdict[EnvKey, list[Any]] = defaultdict(list)
 
-    def seats(self, env: EnvSpec) -> int:
+    def seats(self, env: EnvKey) -> int:
         """How many seats a game has."""
         made = self._made[env]
         if not made:
@@ -100,53 +100,53 @@ class SelfPlay:
 
     def play(
         self,
-        tasks: Sequence[Task],
+        starts: Sequence[Start],
         engine: Engine,
         temperature: float,
         generator: torch.Generator,
         group_size: int = 1,
-        stand_ins: Mapping[tuple[int, int], Engine] | None = None,
+        opponents_by_seat: Mapping[tuple[int, int], Engine] | None = None,
     ) -> list[list[Episode]]:
-        """Plays one game a task, all side by side.
+        """Plays one game a start, all side by side.
 
         Args:
             engine: Who plays every seat,
-            stand_ins: but for these: (number of the game, seat) -> engine.
+            opponents_by_seat: but for these: (number of the game, seat) -> engine.
 
         Returns:
             For each game, one episode a seat; that of a seat that never moved has no turns.
         """
-        used: Counter[EnvSpec] = Counter()
-        tables = []
+        used: Counter[EnvKey] = Counter()
+        games = []
         players: defaultdict[int, dict[int, Engine]] = defaultdict(lambda: {-1: engine})
-        for (game, seat), other in (stand_ins or {}).items():
+        for (game, seat), other in (opponents_by_seat or {}).items():
             players[game][seat] = other
-        for number, task in enumerate(tasks):
-            made = self._made[task.env]
-            if used[task.env] == len(made):
-                made.append(make_aec(task.env))
-            env = made[used[task.env]]
-            used[task.env] += 1
-            tables.append(Table(env, self.chat, self.context, task, number // group_size, players[number]))
-        self._finish(tables, temperature, generator)
-        return [[talk.episode for talk in table.talks.values()] for table in tables]
+        for number, start in enumerate(starts):
+            made = self._made[start.env]
+            if used[start.env] == len(made):
+                made.append(make_aec(start.env))
+            env = made[used[start.env]]
+            used[start.env] += 1
+            games.append(RunningGame(env, self.chat, self.context, start, number // group_size, players[number]))
+        self._finish(games, temperature, generator)
+        return [[conversation.episode for conversation in running.conversations.values()] for running in games]
 
-    def _finish(self, tables: list[Table], temperature: float, generator: torch.Generator) -> None:
+    def _finish(self, games: list[RunningGame], temperature: float, generator: torch.Generator) -> None:
         while True:
-            for table in tables:
-                if not table.done:
-                    talk = table.talk
-                    too_long = len(talk.prompt_ids) > self.max_prompt_tokens
-                    if too_long or len(talk.episode.turns) >= self.max_turns:
-                        table.cut()
-            live = [table for table in tables if not table.done]
+            for running in games:
+                if not running.done:
+                    conversation = running.conversation
+                    too_long = len(conversation.prompt_ids) > self.max_prompt_tokens
+                    if too_long or len(conversation.episode.turns) >= self.max_turns:
+                        running.cut()
+            live = [running for running in games if not running.done]
             if not live:
                 return
-            by_engine: defaultdict[int, list[Table]] = defaultdict(list)
-            for table in live:
-                by_engine[id(table.engine)].append(table)
+            by_engine: defaultdict[int, list[RunningGame]] = defaultdict(list)
+            for running in live:
+                by_engine[id(running.engine)].append(running)
             for mine in by_engine.values():
                 engine = mine[0].engine
-                samples = engine.generate([table.talk.prompt_ids for table in mine], temperature, generator)
-                for table, sample in zip(mine, samples, strict=True):
-                    table.reply(sample)
+                samples = engine.generate([running.conversation.prompt_ids for running in mine], temperature, generator)
+                for running, sample in zip(mine, samples, strict=True):
+                    running.reply(sample)

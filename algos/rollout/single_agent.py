@@ -11,45 +11,45 @@ import torch
 
 from algos.config.schema import Config
 from algos.data.episodes import Episode
-from algos.data.tasks import EnvSpec, Task
+from algos.data.tasks import EnvKey, Start
 from algos.engines.base import Engine, Sample
 from algos.model.chat import Chat
-from algos.rollout.conversation import Context, Talk
+from algos.rollout.conversation import Context, Conversation
 from algos.rollout.environments import make_envs
 
 
-class Seat:
+class RunningEpisode:
     """One running episode: an environment and its agent's conversation."""
 
     def __init__(self, env: gymnasium.Env[str, str], chat: Chat, context: Context, episode: Episode) -> None:
         self.env = env
         observation, info = env.reset(seed=episode.seed)
         episode.player = info.get("player", 0)
-        self.talk, self.episode = Talk(chat, context, episode), episode
-        self.talk.hear(observation, info)
+        self.conversation, self.episode = Conversation(chat, context, episode), episode
+        self.conversation.observe(observation, info)
         self.done = "outcome" in info  # the opponent can end a game before our first turn: nothing to learn from it
         if self.done:
-            self.talk.finish(observation, info, terminated=True)
+            self.conversation.finish(observation, info, terminated=True)
 
     def reply(self, sample: Sample, version: int) -> None:
         """Plays a sampled reply and prepares the next prompt."""
-        turn = self.talk.say(sample, version)
+        turn = self.conversation.reply(sample, version)
         observation, reward, terminated, truncated, info = self.env.step(turn.reply)
         turn.reward, turn.parse = float(reward), info.get("parse", "ok")
         self.done = bool(terminated or truncated)
         if not terminated:
-            self.talk.hear(observation, info)
+            self.conversation.observe(observation, info)
         if self.done:
-            self.talk.finish(observation, info, bool(terminated))
+            self.conversation.finish(observation, info, bool(terminated))
 
     def cut(self) -> None:
         """Ends the episode at a limit of ours."""
         self.done = True
-        self.talk.finish(self.talk.observation, self.talk.info, terminated=False)
+        self.conversation.finish(self.conversation.observation, self.conversation.info, terminated=False)
 
 
 @dataclass
-class Rollout:
+class EpisodeRunner:
     """Environments, an engine and a chat template: whatever plays episodes.
 
     Attributes:
@@ -66,53 +66,53 @@ class Rollout:
     context: Context
     max_turns: int
     max_prompt_tokens: int
-    _made: defaultdict[EnvSpec, list[gymnasium.Env[str, str]]] = field(default_factory=lambda: defaultdict(list))
+    _made: defaultdict[EnvKey, list[gymnasium.Env[str, str]]] = field(default_factory=lambda: defaultdict(list))
 
     @staticmethod
-    def of(config: Config, envs: Sequence[gymnasium.Env[str, str]], engine: Engine, chat: Chat) -> Rollout:
+    def of(config: Config, envs: Sequence[gymnasium.Env[str, str]], engine: Engine, chat: Chat) -> EpisodeRunner:
         limits = config.rollout.max_turns, config.rollout.max_prompt_tokens
-        return Rollout(envs, engine, chat, config.env.id, config.rollout.context, *limits)
+        return EpisodeRunner(envs, engine, chat, config.env.id, config.rollout.context, *limits)
 
     def play(self, seeds: Sequence[int], temperature: float, generator: torch.Generator) -> list[Episode]:
         """Plays one episode a seed, in order, in ``envs``."""
         episodes: list[Episode] = []
         for start in range(0, len(seeds), len(self.envs)):
-            seats = []
+            running = []
             for env, seed in zip(self.envs, seeds[start : start + len(self.envs)], strict=False):
-                seats.append(Seat(env, self.chat, self.context, Episode(self.env_id, seed)))
-            self._finish(seats, temperature, generator)
-            episodes += [seat.episode for seat in seats]
+                running.append(RunningEpisode(env, self.chat, self.context, Episode(self.env_id, seed)))
+            self._finish(running, temperature, generator)
+            episodes += [seat.episode for seat in running]
         return episodes
 
-    def play_tasks(
-        self, tasks: Sequence[Task], temperature: float, generator: torch.Generator, group_size: int = 1
+    def play_starts(
+        self, starts: Sequence[Start], temperature: float, generator: torch.Generator, group_size: int = 1
     ) -> list[Episode]:
-        """Plays one episode a task, all side by side; each run of ``group_size`` tasks is recorded as one group.
+        """Plays one episode a start, all side by side; each run of ``group_size`` starts is recorded as one group.
 
-        Environments are made when a task first needs one more, and kept.
+        Environments are made when a start first needs one more, and kept.
         """
-        used: Counter[EnvSpec] = Counter()
-        seats = []
-        for number, task in enumerate(tasks):
-            made = self._made[task.env]
-            if used[task.env] == len(made):
-                made += make_envs(task.env, 1)
-            env = made[used[task.env]]
-            used[task.env] += 1
-            episode = Episode(task.env.id, task.seed, number // group_size, task=task)
-            seats.append(Seat(env, self.chat, self.context, episode))
-        self._finish(seats, temperature, generator)
-        return [seat.episode for seat in seats]
+        used: Counter[EnvKey] = Counter()
+        running = []
+        for number, start in enumerate(starts):
+            made = self._made[start.env]
+            if used[start.env] == len(made):
+                made += make_envs(start.env, 1)
+            env = made[used[start.env]]
+            used[start.env] += 1
+            episode = Episode(start.env.id, start.seed, number // group_size, start=start)
+            running.append(RunningEpisode(env, self.chat, self.context, episode))
+        self._finish(running, temperature, generator)
+        return [seat.episode for seat in running]
 
-    def _finish(self, seats: list[Seat], temperature: float, generator: torch.Generator) -> None:
+    def _finish(self, running: list[RunningEpisode], temperature: float, generator: torch.Generator) -> None:
         while True:
-            for seat in seats:
-                too_long = len(seat.talk.prompt_ids) > self.max_prompt_tokens
+            for seat in running:
+                too_long = len(seat.conversation.prompt_ids) > self.max_prompt_tokens
                 if not seat.done and (too_long or len(seat.episode.turns) >= self.max_turns):
                     seat.cut()
-            live = [seat for seat in seats if not seat.done]
+            live = [seat for seat in running if not seat.done]
             if not live:
                 return
-            samples = self.engine.generate([seat.talk.prompt_ids for seat in live], temperature, generator)
+            samples = self.engine.generate([seat.conversation.prompt_ids for seat in live], temperature, generator)
             for seat, sample in zip(live, samples, strict=True):
                 seat.reply(sample, self.engine.version)

@@ -144,7 +144,7 @@ def _combined(results: list[Json]) -> Json:
             if f"{key}_low" in results[0] and key.endswith("_rate"):
                 low, high = max(low, 0.0), min(high, 1.0)
             whole |= {key: mean, f"{key}_low": low, f"{key}_high": high}
-        elif key in ("seats", "also") and all(isinstance(value, dict) for value in values):
+        elif key in ("seats", "extra") and all(isinstance(value, dict) for value in values):
             names = sorted({name for value in values for name in value})
             whole[key] = {name: _combined([value[name] for value in values if name in value]) for name in names}
         elif all(isinstance(value, list) for value in values) and key.endswith("_rates"):

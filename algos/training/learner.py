@@ -28,7 +28,7 @@ from algos.config.schema import (
 from algos.data.batching import Batch, annotate
 from algos.data.episodes import Episode
 from algos.data.rows import Row
-from algos.data.tasks import EnvSpec, Task
+from algos.data.tasks import EnvKey, Start
 from algos.engines.make import check_engine, make_engine
 from algos.errors import ConfigError, die
 from algos.evaluation.evaluator import Evaluator, check_evaluations
@@ -36,10 +36,10 @@ from algos.evaluation.plan import Phase, longest
 from algos.model.chat import Chat
 from algos.model.forward import Policy
 from algos.model.load import check_settings, load_model
-from algos.model.reference import Divergence, Reference
+from algos.model.reference import Divergence, ReferenceModel
 from algos.model.snapshot import Snapshot
 from algos.report.page import last_line, write_report
-from algos.rollout.curriculum import Curriculum, draw_tasks
+from algos.rollout.curriculum import Curriculum, draw_starts
 from algos.rollout.replay import Replay
 from algos.run_folder import checkpoints as checkpoint
 from algos.run_folder.write import Tracker, claim_folder
@@ -50,7 +50,7 @@ from algos.training.optimizers import learning_rate, matrices
 from algos.warm_start.embedded import tiny_model
 
 
-def check(config: TrainConfig, make: Callable[[EnvSpec], Any]) -> None:
+def check(config: TrainConfig, make: Callable[[EnvKey], Any]) -> None:
     """Everything that can be known to be wrong before a model loads.
 
     Args:
@@ -59,8 +59,8 @@ def check(config: TrainConfig, make: Callable[[EnvSpec], Any]) -> None:
     offline.prepare(config)
     check_settings(config.model)
     check_engine(config)
-    if config.optim.average_decay and config.engine.kind != "hf":
-        raise ConfigError("optim.average_decay: only engine.kind hf can sample from the averaged weights")
+    if config.optim.ema_decay and config.engine.kind != "hf":
+        raise ConfigError("optim.ema_decay: only engine.kind hf can sample from the averaged weights")
     for env in Curriculum(config.curriculum, config.env).envs:
         make(env)
     check_evaluations(config)
@@ -151,12 +151,12 @@ class Learner:
         self._restored: dict[str, Any] = self.state.pop("kept", {})
         if newest and hasattr(policy, "critic"):
             policy.critic.load_state_dict(self._restored["critic"])
-        self.whole = sharding.whole_copy(policy, self.accelerator)
-        self.model = self.whole.model
+        self.full_model = sharding.full_copy(policy, self.accelerator)
+        self.model = self.full_model.model
         self.reference: Divergence | None = None
         if reference:
             base = self.state["base"] if newest else None
-            self.reference = Reference.of(self.model, config.rollout.temperature, base).to(self.accelerator.device)
+            self.reference = ReferenceModel.of(self.model, config.rollout.temperature, base).to(self.accelerator.device)
         groups = [{"params": [p for p in model.parameters() if p.requires_grad], "scale": 1.0}]
         if critic := getattr(policy, "critic", None):
             own = [p for p in critic.parameters() if p.requires_grad]
@@ -176,20 +176,20 @@ class Learner:
             self.accelerator.print(f"resuming {config.run.dir} after step {self.state['step']}")
             self.accelerator.print(processes.changed(self.state.pop("processes"), self.accelerator), end="")
         self.curriculum, self.replay = Curriculum(config.curriculum, config.env), Replay(config.replay)
-        self.keep(curriculum=self.curriculum, replay=self.replay)
-        self.average = Snapshot(self.model) if config.optim.average_decay else None
+        self.register_for_checkpointing(curriculum=self.curriculum, replay=self.replay)
+        self.average = Snapshot(self.model) if config.optim.ema_decay else None
         if self.average:
-            self.keep(average=self.average)
+            self.register_for_checkpointing(average=self.average)
         if critic:
-            self.keep(critic=self.whole.critic)
+            self.register_for_checkpointing(critic=self.full_model.critic)
         if self.accelerator.scaler is not None:
-            self.keep(scaler=self.accelerator.scaler)
+            self.register_for_checkpointing(scaler=self.accelerator.scaler)
         self.tracker = Tracker(config, sources, self.accelerator, self.state["step"])
         self.evaluator = Evaluator(config, self.engine, self.chat, self.accelerator)
         self._earlier_s = self.state["wall_s"]
         self._times: defaultdict[str, float] = defaultdict(float)
 
-    def keep(self, **parts: Stateful) -> None:
+    def register_for_checkpointing(self, **parts: Stateful) -> None:
         """Has ``parts`` in every checkpoint from now on; in a resumed run they are at once as they were."""
         for name, part in parts.items():
             self._kept[name] = part
@@ -221,14 +221,14 @@ class Learner:
         yield
         self._times[name] += time.perf_counter() - start
 
-    def starts(self, step: int, n: int) -> list[Task]:
+    def starts(self, step: int, n: int) -> list[Start]:
         """This process's share of a step's ``n`` starts. Seeds are a function of the step: a resumed run meets them."""
         seed, world = self.config.run.seed, self.accelerator.num_processes
         rng = np.random.default_rng([seed, step, 1])
         first = (seed + 1) * 10**9 + step * n
-        tasks = draw_tasks(n, self.curriculum, self.replay, rng, first)
+        starts = draw_starts(n, self.curriculum, self.replay, rng, first)
         share = n // world
-        return tasks[self.accelerator.process_index * share :][:share]
+        return starts[self.accelerator.process_index * share :][:share]
 
     def generator(self, step: int) -> torch.Generator:
         """What this process samples a step's replies with."""
@@ -241,35 +241,35 @@ class Learner:
         return np.random.default_rng([self.config.run.seed, step, self.accelerator.process_index])
 
     def annotate(
-        self, rows: Sequence[Row], *, reference: bool = False, importance_cap: float | None = None, values: bool = False
+        self, rows: Sequence[Row], *, reference: bool = False, tis_cap: float | None = None, values: bool = False
     ) -> None:
         """Gives rows what a loss needs from models that do not move during the update, before it begins.
 
         Args:
             reference: Column ``reference``: log-probabilities under the reference.
-            importance_cap: Columns ``importance`` (truncated, arXiv 2402.03300's ratio is then against the trainer's
+            tis_cap: Columns ``importance`` (truncated, arXiv 2402.03300's ratio is then against the trainer's
                 own old log-probabilities, which take the place of the engine's) and ``engine_difference``.
             values: Column ``values``: the critic's estimate before each token.
         """
-        policy = self.whole
+        policy = self.full_model
 
         def columns(batch: Batch) -> dict[str, torch.Tensor]:
             found: dict[str, torch.Tensor] = {}
             if reference and self.reference is not None:
                 found["reference"] = self.reference(batch)[0]
-            if importance_cap or values:
+            if tis_cap or values:
                 logprobs, _, *critic = policy(batch)
                 found |= {"old": logprobs} | ({"values": critic[0]} if values else {})
             return found
 
-        if reference or importance_cap or values:
+        if reference or tis_cap or values:
             with self.accelerator.autocast():
                 annotate(rows, columns, self.config.optim.micro_batch, self.accelerator.device)
-        for row in rows if importance_cap or values else ():
+        for row in rows if tis_cap or values else ():
             trainer = row.columns.pop("old")
-            if importance_cap:
+            if tis_cap:
                 sampled = row.old_logprobs
-                row.columns["importance"] = [min(math.exp(a - b), importance_cap) for a, b in zip(trainer, sampled)]
+                row.columns["importance"] = [min(math.exp(a - b), tis_cap) for a, b in zip(trainer, sampled)]
                 row.columns["engine_difference"] = [abs(a - b) for a, b in zip(trainer, sampled)]
                 row.old_logprobs = trainer
 
@@ -282,16 +282,16 @@ class Learner:
         """
         state, config = self.state, self.config
         if self.average:
-            self.average.renew(config.optim.average_decay)
+            self.average.update(config.optim.ema_decay)
         everyone: list[Episode] = gather_object(list(episodes))
         for episode in everyone:
-            episode.replayed = episode.task in self.replay
+            episode.replayed = episode.start in self.replay
         self.curriculum.record(everyone)
         self.replay.record(everyone)
         metrics = metrics | describe([e for e in everyone if not e.replayed] or everyone)
         metrics |= self.curriculum.metrics() | self.replay.metrics()
         metrics["tokens/sampled"] = float(sum(len(turn.action_ids) for e in everyone for turn in e.turns))
-        metrics |= getattr(self.engine, "figures", {})
+        metrics |= getattr(self.engine, "metrics", {})
         metrics["optim/lr"] = self.optimizer.param_groups[0]["lr"]
         state |= {"step": step + 1, "episodes": state["episodes"] + len(everyone)}
         better, sound = False, self._sound()
@@ -331,7 +331,7 @@ class Learner:
         self._save()
         after, _ = self._evaluate(state["step"], "after")
         if self.average and self.accelerator.is_main_process:
-            with self.average.worn():
+            with self.average.applied():
                 self.model.save_pretrained(config.run.dir / "average")
                 self.tokenizer.save_pretrained(config.run.dir / "average")
         summary = {"algorithm": self.algorithm, "env": config.env.id, "steps": state["step"]}
@@ -350,13 +350,13 @@ class Learner:
         return self.accelerator.reduce(values.to(self.accelerator.device), "sum").to(values.device)
 
     def _evaluate(self, step: int, phase: Phase) -> tuple[dict[str, Any], dict[str, float]]:
-        with self.average.worn() if self.average else contextlib.nullcontext():
+        with self.average.applied() if self.average else contextlib.nullcontext():
             return self.evaluator.run(step, phase)
 
     def _sound(self) -> bool:
         """Whether the policy still answers with numbers: the last optimizer step shows in no metric yet."""
         probe = Row([0], [0], [True], [0.0], [0.0])
-        self.annotate([probe], importance_cap=1.0)
+        self.annotate([probe], tis_cap=1.0)
         return math.isfinite(probe.old_logprobs[0])
 
     def _wall_s(self) -> float:
@@ -364,7 +364,7 @@ class Learner:
 
     def sync(self, version: int) -> None:
         """Lets the engine sample from the weights as they are after ``version`` steps. Every process calls it."""
-        sharding.gather_weights(self.policy, self.whole, self.accelerator)
+        sharding.gather_weights(self.policy, self.full_model, self.accelerator)
         self.engine.sync(version)
 
     def _save(self) -> None:
@@ -372,13 +372,13 @@ class Learner:
         optimizer = sharding.optimizer_state(self.policy, self.optimizer, self.accelerator)
         if self.accelerator.is_main_process:
             state = self.state | {"kept": {name: part.state_dict() for name, part in self._kept.items()}}
-            state |= {"optimizer": optimizer, "processes": processes.say(self.accelerator)}
+            state |= {"optimizer": optimizer, "processes": processes.describe(self.accelerator)}
             config = self.config.run
             best = self.state["best"] and self.state["best"]["step"]
             checkpoint.save(config.dir, self.state["step"], self.model, self.tokenizer, state, config.keep, best)
         self.accelerator.wait_for_everyone()  # who ends first ends the others, and the checkpoint would be torn
 
 
-def columns(reference: bool, importance_cap: float | None) -> list[str]:
+def columns(reference: bool, tis_cap: float | None) -> list[str]:
     """The columns that :meth:`Learner.annotate` gives rows."""
-    return ["reference"] * reference + ["importance", "engine_difference"] * bool(importance_cap)
+    return ["reference"] * reference + ["importance", "engine_difference"] * bool(tis_cap)

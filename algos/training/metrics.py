@@ -12,11 +12,11 @@ from algos.data.batching import Batch
 from algos.data.episodes import Episode
 
 
-def importance_figures(batch: Batch) -> dict[str, torch.Tensor]:
+def importance_metrics(batch: Batch) -> dict[str, torch.Tensor]:
     """What to report of the correction between engine and trainer, ``[tokens]`` each."""
     weights = batch.actions("importance")
-    figures = {"policy/importance": weights, "policy/importance_squared": weights.square()}
-    return figures | {"policy/engine_difference": batch.actions("engine_difference")}
+    metrics = {"policy/importance": weights, "policy/importance_squared": weights.square()}
+    return metrics | {"policy/engine_difference": batch.actions("engine_difference")}
 
 
 def describe(episodes: Sequence[Episode]) -> dict[str, float]:

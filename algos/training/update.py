@@ -19,7 +19,7 @@ from algos.data.rows import Row
 from algos.maths.losses import Aggregation, token_weights
 
 Loss = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
-"""A batch -> its loss for each action token, ``[tokens]``, and figures to report, ``[tokens]`` each."""
+"""A batch -> its loss for each action token, ``[tokens]``, and metrics to report, ``[tokens]`` each."""
 
 IDLE = Row([0], [0], [True], [0.0], [0.0], weight=0.0)
 """What a process without rows runs, so that all processes meet in the same collective calls."""
@@ -56,7 +56,7 @@ def optimise(
         columns: What ``loss`` reads beside the fields of a row, so that a process without rows has it too.
 
     Returns:
-        The figures of ``loss`` as means over tokens, weighed as in the loss; ``losses/total``; ``optim/grad_norm``.
+        The metrics of ``loss`` as means over tokens, weighed as in the loss; ``losses/total``; ``optim/grad_norm``.
     """
     sums: defaultdict[str, float] = defaultdict(float)
     totals, norms, skipped = [0.0], [0.0], 0
@@ -78,15 +78,15 @@ def optimise(
                 accelerator.sync_gradients = number == len(batches)  # DeepSpeed steps in the last backward
                 with contextlib.nullcontext() if number == len(batches) else accelerator.no_sync(policy):
                     with accelerator.autocast():  # the reference's pass too, or it would differ by rounding alone
-                        per_token, figures = loss(batch)
+                        per_token, token_metrics = loss(batch)
                     weights = batch.action_weights()
                     part_loss = (per_token * weights).sum()
                     # DistributedDataParallel averages over processes; the loss is the sum.
                     accelerator.backward(part_loss * accelerator.num_processes)
                 total += part_loss.item()
-                for name, figure in figures.items():
+                for name, value in token_metrics.items():
                     if name not in AT_FIRST or len(totals) == 1:
-                        sums[name] += float((figure.detach().double() * weights).sum())
+                        sums[name] += float((value.detach().double() * weights).sum())
                 sums["weight"] += float(weights.sum())
                 sums["weight at first"] += float(weights.sum()) if len(totals) == 1 else 0.0
             norm = float(accelerator.clip_grad_norm_(policy.parameters(), optim.max_grad_norm))

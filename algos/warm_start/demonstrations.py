@@ -17,18 +17,18 @@ from algos.rollout.conversation import Context
 from algos.rollout.environments import make_envs
 from llm_gym import TextEnv
 
-Conversation = list[tuple[list[dict[str, str]], str]]
+Demonstration = list[tuple[list[dict[str, str]], str]]
 """One episode: what the player was told before each reply, and the reply."""
 
 
-def demonstrate(env: EnvSection, sft: SftSection, seed: int) -> list[Conversation]:
+def demonstrate(env: EnvSection, sft: SftSection, seed: int) -> list[Demonstration]:
     """Plays episodes with a scripted player in the agent's seat; every seat in turn."""
     made: Any = make_envs(env, 1)[0]
     rng = np.random.default_rng(seed)
-    conversations: list[Conversation] = []
+    conversations: list[Demonstration] = []
     for episode in range(sft.episodes):
         _, info = made.reset(seed=seed + episode)
-        conversation: Conversation = []
+        conversation: Demonstration = []
         done = "outcome" in info
         while not done:
             reply = made.unwrapped.scripted_reply(sft.player, rng)
@@ -39,7 +39,9 @@ def demonstrate(env: EnvSection, sft: SftSection, seed: int) -> list[Conversatio
     return conversations
 
 
-def as_rows(conversations: list[Conversation], chat: Chat, context: Context, completion_only: bool = True) -> list[Row]:
+def as_rows(
+    conversations: list[Demonstration], chat: Chat, context: Context, completion_only: bool = True
+) -> list[Row]:
     """Demonstrations as rows, the replies (and the token that ends them) to be learned.
 
     Args:

@@ -15,14 +15,14 @@ from algos.config.schema import EnvSection, SftSection
 from algos.model.chat import Chat
 from algos.rollout.conversation import Context
 from algos.warm_start import tiny
-from algos.warm_start.demonstrations import Conversation, _demonstrated, as_rows, demonstrate
+from algos.warm_start.demonstrations import Demonstration, _demonstrated, as_rows, demonstrate
 from algos.warm_start.fit import fit
 from llm_gym.opponents.nash import cache_folder
 
 TINY_VERSION = 3  # raise it when the recipe changes, so that no stale model is found in the cache
 
 
-def untrained_tiny(conversations: list[Conversation], seed: int) -> tuple[Any, Any]:
+def untrained_tiny(conversations: list[Demonstration], seed: int) -> tuple[Any, Any]:
     """The embedded model with random weights, and a tokenizer trained on the conversations."""
     talks = conversations[:500]
     texts = [m["content"] for talk in talks for messages, _ in talk for m in messages]

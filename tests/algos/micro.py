@@ -88,7 +88,7 @@ def micro_learner(config: TrainConfig, accelerator: Accelerator, wrap: Any = Pol
     learner.model = micro_model()
     policy = wrap(learner.model, config.rollout.temperature)
     optimizer = torch.optim.SGD(policy.parameters(), lr=config.optim.lr)
-    learner.whole = policy
+    learner.full_model = policy
     learner.policy, learner.optimizer = accelerator.prepare(policy, optimizer)
     return learner
 

@@ -43,5 +43,5 @@ if __name__ == "__main__":
     credits = torch.tensor([episode.turns[0].advantage for episode in played], dtype=torch.float64)
     returns = torch.tensor([episode.total_reward for episode in played], dtype=torch.float64)
     over_all = (baseline.values, credits, whiten(returns, reduce=learner.summed))
-    torch.save((norms, dict(learner.whole.state_dict()), over_all), Path(out) / f"after_{rank}.pt")
+    torch.save((norms, dict(learner.full_model.state_dict()), over_all), Path(out) / f"after_{rank}.pt")
     processes.end(0)

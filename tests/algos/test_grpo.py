@@ -16,7 +16,7 @@ from algos.data.episodes import Episode, Turn
 from algos.errors import ConfigError
 from algos.grpo import GrpoConfig, advantage, check, collect
 from algos.rollout.self_play import SelfPlay
-from algos.rollout.single_agent import Rollout
+from algos.rollout.single_agent import EpisodeRunner
 from algos.training.learner import Learner
 from algos.training.metrics import describe
 from algos.training.optimizers import learning_rate
@@ -64,7 +64,7 @@ def test_groups_without_signal_are_dropped_and_counted() -> None:
     rows, metrics = advantage(config, groups)
     assert [any(credit) for credit in credits(groups)] == [False, False, True, True, False, False]
     assert len(rows) == 2
-    assert metrics["groups/no_signal"] == pytest.approx(2 / 3)
+    assert metrics["groups/zero_std"] == pytest.approx(2 / 3)
 
 
 def test_credit_by_turn_compares_replies_to_the_same_prompt_of_one_group() -> None:
@@ -72,7 +72,7 @@ def test_credit_by_turn_compares_replies_to_the_same_prompt_of_one_group() -> No
         turns = [Turn([1], [5], [-1.0], reward=first), Turn([1, prompt], [5], [-1.0], reward=second)]
         return Episode("env", 0, turns=turns)
 
-    config = settings(grpo={"group_size": 3, "advantage": "none", "credit": "turn"})
+    config = settings(grpo={"group_size": 3, "advantage": "none", "advantage_level": "same_prompt"})
     group = [played(0.5, 1.0, 2), played(0.0, -1.0, 2), played(0.0, -1.0, 3)]
     other = [played(5.0, 5.0, 2), played(5.0, 5.0, 2), played(5.0, 2.0, 2)]
     rows, _ = advantage(config, [group, other])
@@ -99,15 +99,15 @@ def test_baseline_step_compares_all_episodes_of_a_game_and_seat() -> None:
             [played(3.0, 0, 9, "other"), played(3.0, 0, 9, "other")],
         ]
 
-    config = settings(grpo={"group_size": 2, "advantage": "none", "baseline": "step"})
+    config = settings(grpo={"group_size": 2, "advantage": "none", "baseline": "batch"})
     rows, metrics = advantage(config, groups())
     expected = [0.75, 0.75, -1.0, 0.0, -1.25, -0.25, 1.0]
     told = [value for value in expected if value]  # what is average tells nothing, nor does the other game
     assert [row.advantages[0] for row in rows] == pytest.approx(told)
-    assert metrics["groups/no_signal"] == 2 / 5
-    kept = settings(grpo={"group_size": 2, "advantage": "none", "baseline": "step", "drop_no_signal": False})
+    assert metrics["groups/zero_std"] == 2 / 5
+    kept = settings(grpo={"group_size": 2, "advantage": "none", "baseline": "batch", "filter_zero_std": False})
     assert [row.advantages[0] for row in advantage(kept, groups())[0]] == pytest.approx([*expected, 0.0, 0.0])
-    by_turn = settings(grpo={**kept.grpo.model_dump(), "credit": "turn"})
+    by_turn = settings(grpo={**kept.grpo.model_dump(), "advantage_level": "same_prompt"})
     # The first two share a prompt and earned the same; those of seat 1 with prompt 3 stand in different groups.
     expected = [0.0, 0.0, -1.0, 0.0, -1.25, -0.25, 1.0, 0.0, 0.0]
     assert [row.advantages[0] for row in advantage(by_turn, groups())[0]] == pytest.approx(expected)
@@ -138,10 +138,10 @@ def test_learning_rate_warms_up_and_ends_at_the_final_one(schedule: str, rates: 
 
 
 def test_groups_without_signal_can_be_kept_for_the_divergence() -> None:
-    config = settings(grpo={"group_size": 2, "drop_no_signal": False})
+    config = settings(grpo={"group_size": 2, "filter_zero_std": False})
     rows, metrics = advantage(config, [[episode(0.1), episode(0.1)], [episode(1.0), episode(-1.0)]])
     assert [any(row.advantages) for row in rows] == [False, False, True, True]
-    assert metrics["groups/no_signal"] == pytest.approx(1 / 2)
+    assert metrics["groups/zero_std"] == pytest.approx(1 / 2)
 
 
 def test_an_average_episode_of_a_telling_group_still_counts_in_the_mean() -> None:
@@ -150,7 +150,7 @@ def test_an_average_episode_of_a_telling_group_still_counts_in_the_mean() -> Non
     assert [row.advantages[0] for row in rows] == [1.0, 0.0, -1.0]
 
 
-@pytest.mark.parametrize("chosen", [{"credit": "turn"}, {"baseline": "step"}])
+@pytest.mark.parametrize("chosen", [{"advantage_level": "same_prompt"}, {"baseline": "batch"}])
 def test_returns_compared_as_they_are_cannot_be_divided_by_their_deviation(chosen: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match=r"grpo\.advantage none"):
         check(settings(grpo=chosen))
@@ -187,7 +187,7 @@ def collected(tiny_folder: Path, tmp_path: Path) -> Callable[..., list[list[Epis
         config = GrpoConfig.model_validate(sections("grpo", **given))
         check(config)
         learner = Learner("grpo", config, {}, resume=False)
-        games: Any = Rollout.of(config, [], learner.engine, learner.chat)
+        games: Any = EpisodeRunner.of(config, [], learner.engine, learner.chat)
         if config.grpo.seats == "all":
             games = SelfPlay(config, learner.chat)
         return collect(config, learner, games, 0)
@@ -195,11 +195,13 @@ def collected(tiny_folder: Path, tmp_path: Path) -> Callable[..., list[list[Epis
     return make
 
 
-@pytest.mark.parametrize(("refill", "seeds"), [(0, [0, 1, 2, 3]), (1, [0, 1, 2, 3, 4, 5]), (5, [0, 1, 2, 3, 4, 5, 6])])
+@pytest.mark.parametrize(
+    ("dynamic_sampling_rounds", "seeds"), [(0, [0, 1, 2, 3]), (1, [0, 1, 2, 3, 4, 5]), (5, [0, 1, 2, 3, 4, 5, 6])]
+)
 def test_groups_that_tell_nothing_are_replaced_so_many_times(
-    pays_even_seeds: str, collected: Callable[..., list[list[Episode]]], refill: int, seeds: list[int]
+    pays_even_seeds: str, collected: Callable[..., list[list[Episode]]], dynamic_sampling_rounds: int, seeds: list[int]
 ) -> None:
-    groups = collected(env__id=pays_even_seeds, grpo__refill=refill)
+    groups = collected(env__id=pays_even_seeds, grpo__dynamic_sampling_rounds=dynamic_sampling_rounds)
     assert [{episode.seed % 1000 for episode in group} for group in groups] == [{seed} for seed in seeds]
     assert [[episode.group for episode in group] for group in groups] == [[number] * 8 for number in range(len(seeds))]
     telling = sum(len({episode.total_reward for episode in group}) > 1 for group in groups)
@@ -209,7 +211,7 @@ def test_groups_that_tell_nothing_are_replaced_so_many_times(
 def test_with_all_seats_a_group_compares_the_episodes_of_one_seat(
     collected: Callable[..., list[list[Episode]]],
 ) -> None:
-    groups = collected(grpo__seats="all", grpo__refill=2, env__random_opening=3)
+    groups = collected(grpo__seats="all", grpo__dynamic_sampling_rounds=2, env__random_opening=3)
     assert len(groups) % 2 == 0
     assert 8 <= len(groups) <= 24
     for number, group in enumerate(groups):
@@ -230,7 +232,7 @@ def test_with_all_seats_a_group_compares_the_episodes_of_one_seat(
 
 def test_enough_groups_that_tell_something_need_no_refill(collected: Callable[..., list[list[Episode]]]) -> None:
     """Two seats make twice as many groups as starts; that is no reason to take any back."""
-    groups = collected(grpo__seats="all", grpo__refill=3, env__random_opening=3)
+    groups = collected(grpo__seats="all", grpo__dynamic_sampling_rounds=3, env__random_opening=3)
     tells = [len({episode.total_reward for episode in group}) > 1 for group in groups]
     assert sum(tells) > 4
     assert sum(map(any, zip(tells[::2], tells[1::2], strict=True))) == 4

@@ -132,9 +132,9 @@ def test_it_is_not_found_without_a_learning_rate(
     assert sum(earned) / len(earned) < 0.3
 
 
-@pytest.mark.parametrize("credit", ["token", "turn"])
-def test_ppo_finds_the_arm_that_pays_in_15_steps(bandit: str, returns: Callable[..., list[float]], credit: str) -> None:
-    earned = returns("ppo", env__id=bandit, run__max_steps=15, ppo__credit=credit)
+@pytest.mark.parametrize("unit", ["token", "turn"])
+def test_ppo_finds_the_arm_that_pays_in_15_steps(bandit: str, returns: Callable[..., list[float]], unit: str) -> None:
+    earned = returns("ppo", env__id=bandit, run__max_steps=15, ppo__gae_unit=unit)
     assert earned[0] < 0.3
     assert earned[-1] > 0.9
 

@@ -22,7 +22,7 @@ from algos.training.learner import Learner
 
 pytestmark = pytest.mark.usefixtures("float64")
 ONE_STEP = {"ppo__epochs": 1, "ppo__minibatches": 1}
-PLAIN = {"ppo__whiten": False, "ppo__gamma": 0.9, "ppo__lam": 0.8}
+PLAIN = {"ppo__whiten": False, "ppo__gamma": 0.9, "ppo__gae_lambda": 0.8}
 
 
 def actor_critic(model: Any, temperature: float, separate: bool = False) -> ActorCritic:
@@ -126,10 +126,10 @@ def talk(rewards: list[float], observation: int = 3, lengths: tuple[int, ...] = 
     return Episode("env", 0, turns=turns, **facts)
 
 
-def expected_credit(rewards: list[float], values: list[float], gamma: float, lam: float) -> list[float]:
+def expected_credit(rewards: list[float], values: list[float], gamma: float, gae_lambda: float) -> list[float]:
     """Equation 16 of GAE as the double sum it is; ``values`` has the one after the last decision too."""
     errors = [reward + gamma * values[i + 1] - values[i] for i, reward in enumerate(rewards)]
-    return [sum((gamma * lam) ** (j - i) * errors[j] for j in range(i, len(errors))) for i in range(len(errors))]
+    return [sum((gamma * gae_lambda) ** (j - i) * errors[j] for j in range(i, len(errors))) for i in range(len(errors))]
 
 
 def credited(learner: Learner, config: ppo.PpoConfig, episodes: list[Episode], kl_coef: float = 0.0) -> list[Row]:
@@ -164,7 +164,7 @@ def test_20_tokens_of_the_environment_do_not_thin_out_a_turns_credit() -> None:
 
 
 def test_credit_by_turn_has_one_decision_a_reply() -> None:
-    learner, config = learner_with(ppo__credit="turn", **PLAIN)
+    learner, config = learner_with(ppo__gae_unit="turn", **PLAIN)
     episode = talk([0.5, -1.0], truncated=True)
     whole = episode.turns[1].prompt_ids + episode.turns[1].action_ids
     episode.final_prompt_ids = [*whole, 9]
@@ -195,7 +195,7 @@ def test_the_divergence_is_taken_off_the_reward_of_each_token() -> None:
 
 @pytest.mark.parametrize("credit", ["token", "turn"])
 def test_an_episode_that_ended_before_its_first_reply_teaches_nothing(credit: str) -> None:
-    learner, config = learner_with(ppo__credit=credit, **PLAIN)
+    learner, config = learner_with(ppo__gae_unit=credit, **PLAIN)
     never = [Episode("env", 0, terminated=True), Episode("env", 0, truncated=True, final_prompt_ids=[1, 2])]
     (alone,) = credited(learner, config, [talk([0.0, 2.0], terminated=True)])
     (beside,) = credited(learner, config, [never[0], talk([0.0, 2.0], terminated=True), never[1]])
@@ -205,7 +205,7 @@ def test_an_episode_that_ended_before_its_first_reply_teaches_nothing(credit: st
 
 
 def test_advantages_are_whitened_over_the_steps_tokens_and_rewards_scaled() -> None:
-    learner, config = learner_with(ppo__scale_rewards=True, ppo__lam=1.0, ppo__whiten=False)
+    learner, config = learner_with(ppo__scale_rewards=True, ppo__gae_lambda=1.0, ppo__whiten=False)
     episodes = [talk([0.0, 10.0], terminated=True), talk([0.0, -30.0], terminated=True)]
     for row, earned in zip(credited(learner, config, copy.deepcopy(episodes)), (10.0, -30.0), strict=True):
         goals = [goal for goal, taken in zip(row.columns["targets"], row.action_mask) if taken]

@@ -16,7 +16,7 @@ from algos.engines.hf import HFEngine
 from algos.model.chat import Chat
 from algos.model.forward import Policy
 from algos.model.load import load_model
-from algos.rollout.single_agent import Rollout
+from algos.rollout.single_agent import EpisodeRunner
 from algos.warm_start.demonstrations import as_rows, demonstrate
 from algos.warm_start.embedded import tiny_model, untrained_tiny
 from algos.warm_start.fit import fit
@@ -140,7 +140,7 @@ def test_the_warm_start_lowers_invalid_replies(tiny_folder: Path) -> None:
     envs = [gymnasium.make("llmgym/TicTacToe-v0", seat="alternate", on_invalid="penalty:0.1") for _ in range(32)]
     malformed = []
     for policy in (untrained(tokenizer), model):
-        rollout = Rollout(envs, HFEngine(policy, chat.stop_ids, 8), chat, "id", "turn", 6, 512)
+        rollout = EpisodeRunner(envs, HFEngine(policy, chat.stop_ids, 8), chat, "id", "turn", 6, 512)
         episodes = rollout.play(range(32), 1.0, torch.Generator().manual_seed(0))
         parses = [turn.parse for episode in episodes for turn in episode.turns]
         malformed.append(parses.count("malformed") / len(parses))

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from algos import spiral
 from algos.data.batching import Batch
 from algos.data.episodes import Episode
-from algos.data.tasks import EnvSpec, Task
+from algos.data.tasks import EnvKey, Start
 from algos.engines.base import Sample
 from algos.engines.hf import HFEngine
-from algos.engines.opponent_pool import PastSelves
+from algos.engines.opponent_pool import OpponentPool
 from algos.errors import ConfigError
 from algos.maths.advantages import RoleBaseline
 from algos.model.forward import Policy
@@ -62,8 +62,10 @@ class Says:
 def played(learner: Learner, config: spiral.SpiralConfig, *replies: list[str]) -> list[Episode]:
     """One game in which each seat says what it is given."""
     first, second = (Says(learner.chat, *said) for said in replies)
-    task, generator = Task(EnvSpec(ID), 0), torch.Generator()
-    ((*sides,),) = SelfPlay(config, learner.chat).play([task], first, 1.0, generator, stand_ins={(0, 1): second})
+    task, generator = Start(EnvKey(ID), 0), torch.Generator()
+    ((*sides,),) = SelfPlay(config, learner.chat).play(
+        [task], first, 1.0, generator, opponents_by_seat={(0, 1): second}
+    )
     return sides
 
 
@@ -97,7 +99,7 @@ def test_replies_to_the_same_prompt_can_be_compared_with_one_another(learner_wit
 
 def test_games_of_a_group_begin_with_the_same_opening(learner_with: Any) -> None:
     learner, config = learner_with(env__random_opening=4, spiral__group_size=4, rollout__episodes=24)
-    own, _ = spiral.collect(config, learner, SelfPlay(config, learner.chat), PastSelves(learner.engine, 1), 0)
+    own, _ = spiral.collect(config, learner, SelfPlay(config, learner.chat), OpponentPool(learner.engine, 1), 0)
     seeds = [episode.seed for episode in own if episode.player == 0]
     assert [seeds.count(seed) for seed in dict.fromkeys(seeds)] == [4] * 6
     config.spiral.group_size = 5
@@ -130,8 +132,8 @@ def test_a_seat_that_never_moved_is_not_trained_and_moves_no_baseline(learner_wi
 
 def test_a_seat_held_by_a_past_self_is_never_trained(learner_with: Any) -> None:
     """Trap: a seat played by a bot whose text was trained."""
-    learner, config = learner_with(spiral__past_share=0.6, spiral__past_size=2)
-    past = PastSelves(learner.engine, 2)
+    learner, config = learner_with(spiral__opponent_pool_share=0.6, spiral__opponent_pool_size=2)
+    past = OpponentPool(learner.engine, 2)
     for version in (1, 2, 3):
         past.take(version)
     for player in past.players:  # they play otherwise than the policy does now
@@ -150,8 +152,8 @@ def test_a_seat_held_by_a_past_self_is_never_trained(learner_with: Any) -> None:
 
 
 def test_which_games_past_selves_play_is_a_matter_of_the_step_alone(learner_with: Any) -> None:
-    learner, config = learner_with(spiral__past_share=0.5, rollout__episodes=8, rollout__max_turns=1)
-    past = PastSelves(learner.engine, 2)
+    learner, config = learner_with(spiral__opponent_pool_share=0.5, rollout__episodes=8, rollout__max_turns=1)
+    past = OpponentPool(learner.engine, 2)
     past.take(1)
 
     def seats(step: int) -> list[tuple[int, int]]:
@@ -176,10 +178,10 @@ def test_the_magnets_divergence_is_0_when_it_has_just_been_renewed() -> None:
     *_, away = policy(batch, reference.hidden(batch))
     assert away.min() > 0
     assert away.mean() > 0.01
-    magnet.renew(0.25)
+    magnet.update(0.25)
     for name, parameter in model.named_parameters():  # a quarter of the old remains
         torch.testing.assert_close(magnet.weights[name], 0.25 * before[name] + 0.75 * parameter)
-    magnet.renew()
+    magnet.update()
     *_, renewed = policy(batch, reference.hidden(batch))
     assert renewed.abs().max() < 1e-12
     (renewed.sum() + policy(batch)[0].sum()).backward()  # having worn other weights leaves gradients in order
@@ -189,7 +191,7 @@ def test_the_magnets_divergence_is_0_when_it_has_just_been_renewed() -> None:
 def test_past_selves_play_and_come_back_as_they_were() -> None:
     model = micro_model(dtype=torch.float32)
     engine, prompts = HFEngine(model, {0}, 6), [[1, 2], [3, 4, 5]] * 4
-    past = PastSelves(engine, 2)
+    past = OpponentPool(engine, 2)
 
     def replies(player: Any) -> list[list[int]]:
         return [s.ids for s in player.generate(prompts, 1.0, torch.Generator().manual_seed(1))]
@@ -203,7 +205,7 @@ def test_past_selves_play_and_come_back_as_they_were() -> None:
                 parameter.mul_(0.7)
     assert [player.version for player in past.players] == [2, 3]
     present = {name: value.clone() for name, value in model.state_dict().items()}
-    again = PastSelves(HFEngine(model, {0}, 6), 2)
+    again = OpponentPool(HFEngine(model, {0}, 6), 2)
     again.load_state_dict(past.state_dict())
     for selves in (past, again):
         assert [replies(player) for player in selves.players] == said[1:]
@@ -236,7 +238,7 @@ def test_the_averaged_weights_are_what_is_evaluated_and_exported(tiny_folder: Pa
         spiral.main([word for name, value in given.items() for word in (f"--{name}", str(value))])
         return dict(json.loads((folder / "summary.json").read_text()))
 
-    summary = run(tmp_path / "run", tiny_folder, run__max_steps=2, run__save_every=1, optim__average_decay=0.5)
+    summary = run(tmp_path / "run", tiny_folder, run__max_steps=2, run__save_every=1, optim__ema_decay=0.5)
     first, newest = checkpoint.all_of(tmp_path / "run")
     average, trained = load_file(tmp_path / "run/average/model.safetensors"), load_file(newest / "model.safetensors")
     began, once = load_file(tiny_folder / "model.safetensors"), load_file(first / "model.safetensors")

@@ -55,7 +55,9 @@ def test_turns_are_told_apart_whatever_they_earned(rewards: list[float]) -> None
     for reward in rewards:
         past = turns[-1].prompt_ids + turns[-1].action_ids if turns else []
         turns.append(Turn([*past, 9], [5, 6], [-1.0, -1.0], reward=reward))
-    advantages, _ = gae(torch.tensor([t.reward for t in turns]), torch.zeros(3), bootstrap=0.0, gamma=1.0, lam=1.0)
+    advantages, _ = gae(
+        torch.tensor([t.reward for t in turns]), torch.zeros(3), bootstrap=0.0, gamma=1.0, gae_lambda=1.0
+    )
     (row,) = to_rows(turns, [[a] * 2 for a in advantages.tolist()])
     assert row.action_mask == [True, True, False, True, True, False, True, True]
     first, second, third = (sum(rewards[i:]) for i in range(3))

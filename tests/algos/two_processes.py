@@ -42,7 +42,7 @@ def role_credit(episodes: list[Episode], rank: int, credit: str = "role") -> tup
 
 def step_credit(episodes: list[Episode], credit: str) -> tuple[list[float], dict[str, float]]:
     """GRPO's advantages where the whole step is compared."""
-    chosen = {"group_size": 2, "advantage": "none", "baseline": "step", "credit": credit}
+    chosen = {"group_size": 2, "advantage": "none", "baseline": "batch", "advantage_level": credit}
     grpo.advantage(grpo.GrpoConfig.model_validate({"grpo": chosen}), list(map(list, zip(*[iter(episodes)] * 2))))
     return [turn.advantage for episode in episodes for turn in episode.turns], {}
 
@@ -68,8 +68,8 @@ if __name__ == "__main__":
             torch.save(after, Path(sys.argv[1]) / f"{name}_{aggregation}_{accelerator.process_index}.pt")
     rank, everyone = accelerator.process_index, some_episodes()
     mine = everyone[:4] if rank == 0 else everyone[4:]
-    roles = role_credit(mine, rank), role_credit(mine, rank, "turn")
-    credit = *roles, step_credit(mine, "episode"), step_credit(mine, "turn"), critics_credit(mine, accelerator)
+    roles = role_credit(mine, rank), role_credit(mine, rank, "same_prompt")
+    credit = *roles, step_credit(mine, "episode"), step_credit(mine, "same_prompt"), critics_credit(mine, accelerator)
     torch.save(credit, Path(sys.argv[1]) / f"credit_{rank}.pt")
     stop = StopSignal()
     asked = [stop.anywhere()]

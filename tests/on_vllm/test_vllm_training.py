@@ -42,7 +42,7 @@ def train(run: Path, model: str, **engine: object) -> list[dict[str, float]]:
         "rollout.episodes": 32,
         "eval.episodes": 16,
         "grpo.minibatches": 1,
-        "grpo.importance_cap": 2.0,
+        "grpo.tis_cap": 2.0,
         **{f"engine.{name}": value for name, value in engine.items()},
     }
     grpo.main([word for name, value in settings.items() for word in (f"--{name}", str(value))])

@@ -31,7 +31,7 @@ class State:
     legal: tuple[str, ...]
 
 
-Policy = Callable[[Sequence[State]], Sequence[Mapping[str, float]]]
+MoveProbabilities = Callable[[Sequence[State]], Sequence[Mapping[str, float]]]
 """Decisions -> for each the probability of every legal action. They may add up to less than 1: the rest is the chance
 of a reply that is no legal action. Values are those of the policy given that its replies are legal."""
 
@@ -80,10 +80,10 @@ Key = tuple[int, str]
 
 
 @dataclass
-class Table:
+class PolicyTable:
     """The policy's answers so far, so that no decision is asked about twice."""
 
-    policy: Policy
+    policy: MoveProbabilities
     moves: dict[Key, dict[str, float]] = field(default_factory=dict)
     legal: dict[Key, float] = field(default_factory=dict)
 
@@ -172,7 +172,7 @@ class Positions:
         first, second = game.returns()
         return Position(None, (first, second))
 
-    def self_play(self, table: Table) -> tuple[list[float], dict[Key, float]]:
+    def self_play(self, table: PolicyTable) -> tuple[list[float], dict[Key, float]]:
         """What each seat earns when the policy plays both, and how often a game meets each decision."""
         reached: defaultdict[Key, float] = defaultdict(float)
         chances = defaultdict(float, {self.root: 1.0})
@@ -183,7 +183,7 @@ class Positions:
                 chances[node.children[move]] += chances[node] * chance
         return list(self._value(layers, lambda node, values: _mean(table.moves[node.key], values))), reached
 
-    def against_uniform(self, table: Table, seat: int) -> float:
+    def against_uniform(self, table: PolicyTable, seat: int) -> float:
         """What the policy earns in ``seat`` against uniform play."""
 
         def rule(node: Position, values: dict[str, Pair]) -> Pair:
@@ -192,7 +192,7 @@ class Positions:
 
         return self._value(self._layers(table, (seat,)), rule)[seat]
 
-    def best_response(self, table: Table, seat: int) -> Pair:
+    def best_response(self, table: PolicyTable, seat: int) -> Pair:
         """What both earn when the policy is in ``seat`` and the other replies as well as can be."""
 
         def rule(node: Position, values: dict[str, Pair]) -> Pair:
@@ -202,7 +202,7 @@ class Positions:
 
         return self._value(self._layers(table, (seat,)), rule)
 
-    def _layers(self, table: Table, seats: tuple[int, ...]) -> list[list[Position]]:
+    def _layers(self, table: PolicyTable, seats: tuple[int, ...]) -> list[list[Position]]:
         """The positions after 0, 1, 2, ... moves: of ``seats`` those the policy makes, of others every move."""
         layers = [[self.root]]
         while layers[-1]:
@@ -267,15 +267,15 @@ class Histories:
     def _key(self, seen: str) -> Key:
         return self.states[seen].player, self.states[seen].observation
 
-    def _chances(self, table: Table, seen: str) -> list[tuple[int, float]]:
+    def _chances(self, table: PolicyTable, seen: str) -> list[tuple[int, float]]:
         moves = dict(table.moves[self._key(seen)])  # of two actions with one name the first is meant
         return [(action, moves.pop(name, 0.0)) for action, name in self.actions[seen].items()]
 
-    def _policy(self, table: Table) -> Any:
+    def _policy(self, table: PolicyTable) -> Any:
         table.ask(list(self.states.values()))
         return self.spiel.TabularPolicy({seen: self._chances(table, seen) for seen in self.states})
 
-    def self_play(self, table: Table) -> tuple[list[float], dict[Key, float]]:
+    def self_play(self, table: PolicyTable) -> tuple[list[float], dict[Key, float]]:
         """What each seat earns when the policy plays both, and how often a game meets each decision."""
         policy = self._policy(table)
         reached: defaultdict[Key, float] = defaultdict(float)
@@ -293,13 +293,13 @@ class Histories:
             waiting += [(state.child(action), chance * share) for action, share in moves]
         return self._returns([policy, policy]), reached
 
-    def against_uniform(self, table: Table, seat: int) -> float:
+    def against_uniform(self, table: PolicyTable, seat: int) -> float:
         """What the policy earns in ``seat`` against uniform play."""
         players = [self.spiel.UniformRandomPolicy(self.game)] * 2
         players[seat] = self._policy(table)
         return self._returns(players)[seat]
 
-    def best_response(self, table: Table, seat: int) -> Pair:
+    def best_response(self, table: PolicyTable, seat: int) -> Pair:
         """What both earn when the policy is in ``seat`` and the other replies as well as can be."""
         players = [self._policy(table)] * 2
         answer = self.spiel.TabularBestResponse(self.game, 1 - seat, players[seat])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from algos.evaluation.exact.game_tree import Histories, Policy, Positions, State, Table, Tree, walk
+from algos.evaluation.exact.game_tree import Histories, MoveProbabilities, PolicyTable, Positions, State, Tree, walk
 from llm_gym.game import TextGame
 from llm_gym.match import Match
 
@@ -18,7 +18,7 @@ def uniform(states: Sequence[State]) -> list[dict[str, float]]:
     return [dict.fromkeys(state.legal, 1 / len(state.legal)) for state in states]
 
 
-def greedy(policy: Policy) -> Policy:
+def greedy(policy: MoveProbabilities) -> MoveProbabilities:
     """The policy that plays the likeliest legal action of ``policy``, the first of several."""
 
     def choose(states: Sequence[State]) -> list[dict[str, float]]:
@@ -27,7 +27,7 @@ def greedy(policy: Policy) -> Policy:
     return choose
 
 
-def exact(game: str | TextGame | Match | Tree, policy: Policy) -> dict[str, Any]:
+def exact(game: str | TextGame | Match | Tree, policy: MoveProbabilities) -> dict[str, Any]:
     """What the policy is worth, to the last digit.
 
     Returns:
@@ -42,7 +42,7 @@ def exact(game: str | TextGame | Match | Tree, policy: Policy) -> dict[str, Any]
         ValueError: The game cannot be walked.
     """
     tree = game if isinstance(game, Positions | Histories) else walk(game)
-    table = Table(policy)
+    table = PolicyTable(policy)
     value, reached = tree.self_play(table)
     against = [tree.against_uniform(table, seat) for seat in (0, 1)]
     answers = [tree.best_response(table, seat) for seat in (0, 1)]
@@ -59,7 +59,7 @@ def exact(game: str | TextGame | Match | Tree, policy: Policy) -> dict[str, Any]
     }
 
 
-def nash_conv(game: str | TextGame | Match | Tree, policy: Policy) -> float:
+def nash_conv(game: str | TextGame | Match | Tree, policy: MoveProbabilities) -> float:
     """``exact(game, policy)["nash_conv"]``.
 
     Raises:

@@ -18,7 +18,7 @@ from algos.maths.advantages import (
     explained_variance,
     gae,
     group_relative,
-    has_signal,
+    nonzero_std,
     same_state,
     whiten,
 )
@@ -62,7 +62,7 @@ def test_groups_do_not_see_each_other() -> None:
 
 def test_signal_is_any_difference_in_the_group() -> None:
     returns = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 1e-6], [-1.5, -1.5, -1.5], [1.0, -1.0, 1.0]])
-    assert has_signal(returns).tolist() == [False, True, False, True]
+    assert nonzero_std(returns).tolist() == [False, True, False, True]
 
 
 def test_a_turn_is_compared_with_those_taken_in_the_same_state() -> None:
@@ -84,13 +84,15 @@ shares = st.floats(0, 1, allow_subnormal=False)
 
 @given(st.lists(st.tuples(finite, finite), max_size=12), finite, shares, shares)
 def test_gae_is_the_discounted_sum_of_all_later_errors(
-    steps: list[tuple[float, float]], bootstrap: float, gamma: float, lam: float
+    steps: list[tuple[float, float]], bootstrap: float, gamma: float, gae_lambda: float
 ) -> None:
     rewards, values = [r for r, _ in steps], [v for _, v in steps]
     after = [*values, bootstrap][1:]
     deltas = [r + gamma * w - v for r, w, v in zip(rewards, after, values)]
-    direct = [sum((gamma * lam) ** (k - t) * deltas[k] for k in range(t, len(deltas))) for t in range(len(deltas))]
-    advantages, targets = gae(tensor(*rewards), tensor(*values), bootstrap, gamma, lam)
+    direct = [
+        sum((gamma * gae_lambda) ** (k - t) * deltas[k] for k in range(t, len(deltas))) for t in range(len(deltas))
+    ]
+    advantages, targets = gae(tensor(*rewards), tensor(*values), bootstrap, gamma, gae_lambda)
     torch.testing.assert_close(advantages, tensor(*direct), rtol=1e-10, atol=1e-9)
     torch.testing.assert_close(targets, tensor(*direct) + tensor(*values), rtol=1e-10, atol=1e-9)
 
@@ -99,7 +101,7 @@ def test_gae_by_hand_when_cut_off_and_when_ended() -> None:
     rewards, values = tensor(1.0, 0.0, 2.0), tensor(0.5, 1.0, -1.0)
     # Errors with gamma 0.5: 1 + 0.5 - 0.5 = 1; 0 - 0.5 - 1 = -1.5; 2 + 0.5 b + 1. gamma lambda = 0.25.
     for bootstrap, last in ((0.0, 3.0), (4.0, 5.0)):
-        advantages, targets = gae(rewards, values, bootstrap, gamma=0.5, lam=0.5)
+        advantages, targets = gae(rewards, values, bootstrap, gamma=0.5, gae_lambda=0.5)
         second = -1.5 + 0.25 * last
         assert advantages.tolist() == pytest.approx([1 + 0.25 * second, second, last])
         assert (targets - advantages).tolist() == pytest.approx(values.tolist())

@@ -13,15 +13,15 @@ import torch
 import llm_gym  # noqa: F401 - registers the environments
 from algos.data.episodes import Episode
 from algos.data.rows import to_rows
-from algos.data.tasks import EnvSpec, Task
+from algos.data.tasks import EnvKey, Start
 from algos.engines.hf import HFEngine
 from algos.grpo import GrpoConfig, advantage
 from algos.model.chat import Chat
 from algos.model.load import load_model
-from algos.rollout.single_agent import Rollout
+from algos.rollout.single_agent import EpisodeRunner
 
 ID = "llmgym/TicTacToe-v0"
-MakeRollout = Callable[..., Rollout]
+MakeRollout = Callable[..., EpisodeRunner]
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +29,11 @@ def make_rollout(tiny_folder: Path) -> MakeRollout:
     model, tokenizer = load_model(tiny_folder)
     chat = Chat(tokenizer)
 
-    def make(env: Callable[[], Any] | None = None, n: int = 16, context: str = "turn", **limits: int) -> Rollout:
+    def make(env: Callable[[], Any] | None = None, n: int = 16, context: str = "turn", **limits: int) -> EpisodeRunner:
         limits = {"max_turns": 20, "max_prompt_tokens": 2000} | limits
         made = env or (lambda: gymnasium.make(ID, seat="alternate", on_invalid="retry:2"))
         engine = HFEngine(model, chat.stop_ids, 8)
-        return Rollout([made() for _ in range(n)], engine, chat, ID, context, **limits)  # type: ignore[arg-type]
+        return EpisodeRunner([made() for _ in range(n)], engine, chat, ID, context, **limits)  # type: ignore[arg-type]
 
     return make
 
@@ -131,7 +131,7 @@ def test_games_that_an_opponent_ends_before_our_first_turn_teach_nothing(make_ro
     assert all(e.turns for e in episodes if e.player == 0)
     config = GrpoConfig.model_validate({"grpo": {"group_size": 4}})
     rows, metrics = advantage(config, [second])
-    assert (rows, metrics["groups/no_signal"]) == ([], 1.0)
+    assert (rows, metrics["groups/zero_std"]) == ([], 1.0)
 
 
 class Echo(gymnasium.Env[str, str]):
@@ -167,11 +167,11 @@ def test_an_environment_without_any_of_our_info_plays(make_rollout: MakeRollout,
 
 
 def test_tasks_are_played_in_order_in_their_environments_and_groups(make_rollout: MakeRollout) -> None:
-    retried, once = (EnvSpec(ID, f'{{"on_invalid": "{how}", "seat": "alternate"}}') for how in ("retry:2", "lose"))
-    tasks = [Task(env, seed) for env, seed in [(retried, 1), (retried, 1), (once, 2), (once, 2), (retried, 3)]]
+    retried, once = (EnvKey(ID, f'{{"on_invalid": "{how}", "seat": "alternate"}}') for how in ("retry:2", "lose"))
+    tasks = [Start(env, seed) for env, seed in [(retried, 1), (retried, 1), (once, 2), (once, 2), (retried, 3)]]
     rollout = make_rollout(n=1)
-    episodes = rollout.play_tasks(tasks, 1.0, seeded(), group_size=2)
-    assert [(e.task, e.seed, e.group) for e in episodes] == [(t, t.seed, n // 2) for n, t in enumerate(tasks)]
+    episodes = rollout.play_starts(tasks, 1.0, seeded(), group_size=2)
+    assert [(e.start, e.seed, e.group) for e in episodes] == [(t, t.seed, n // 2) for n, t in enumerate(tasks)]
     for episode, task in zip(episodes, tasks, strict=True):
         env = gymnasium.make(task.env.id, **task.env.kwargs)
         env.reset(seed=task.seed)
@@ -179,7 +179,7 @@ def test_tasks_are_played_in_order_in_their_environments_and_groups(make_rollout
             _, reward, _, _, info = env.step(turn.reply)
             assert (turn.reward, turn.parse) == (reward, info["parse"])
         assert episode.outcome == info["outcome"]
-    again = rollout.play_tasks(tasks, 1.0, seeded(), group_size=2)  # in environments that have been used
+    again = rollout.play_starts(tasks, 1.0, seeded(), group_size=2)  # in environments that have been used
     assert [[t.action_ids for t in e.turns] for e in again] == [[t.action_ids for t in e.turns] for e in episodes]
 
 

@@ -14,7 +14,7 @@ from algos import grpo, ppo, spiral
 from algos.data.batching import Batch
 from algos.maths.logprobs import Direction
 from algos.model.forward import Policy
-from algos.model.reference import Reference
+from algos.model.reference import ReferenceModel
 
 EXACT: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-9}
 
@@ -30,12 +30,12 @@ class WithValues:
         return logprobs, entropy, torch.zeros_like(logprobs), *kl
 
 
-def parts() -> tuple[Batch, Any, Reference]:
+def parts() -> tuple[Batch, Any, ReferenceModel]:
     """A batch, a policy, and a reference that is another model."""
     rows = some_rows(5)
     for row in rows:
         row.columns = {"values": [0.0] * len(row.ids), "targets": [0.0] * len(row.ids)}
-    return Batch.of(rows), Policy(micro_model(seed=0), 1.0), Reference(micro_model(seed=1), 1.0)
+    return Batch.of(rows), Policy(micro_model(seed=0), 1.0), ReferenceModel(micro_model(seed=1), 1.0)
 
 
 @pytest.mark.usefixtures("float64")

@@ -15,26 +15,26 @@ from pydantic import ValidationError
 
 from algos.config.schema import ReplaySection
 from algos.data.episodes import Episode, Turn
-from algos.data.tasks import EnvSpec, Task
+from algos.data.tasks import EnvKey, Start
 from algos.rollout.replay import Replay
 
-GAME = EnvSpec("game")
+GAME = EnvKey("game")
 
 
 def buffer(**settings: Any) -> Replay:
     return Replay(ReplaySection(**{"share": 0.3, **settings}))
 
 
-def played(seed: int, *outcomes: str, env: EnvSpec = GAME, rewards: dict[str, float] | None = None) -> list[Episode]:
+def played(seed: int, *outcomes: str, env: EnvKey = GAME, rewards: dict[str, float] | None = None) -> list[Episode]:
     earned = rewards or {"win": 1.0, "solved": 1.0, "draw": 0.0}
     return [
-        Episode(env.id, seed, turns=[Turn([], [], [], reward=earned.get(o, -1.0))], outcome=o, task=Task(env, seed))
+        Episode(env.id, seed, turns=[Turn([], [], [], reward=earned.get(o, -1.0))], outcome=o, start=Start(env, seed))
         for o in outcomes
     ]
 
 
-def task(seed: int) -> Task:
-    return Task(GAME, seed)
+def task(seed: int) -> Start:
+    return Start(GAME, seed)
 
 
 def tasks_of(replay: Replay) -> list[int]:
@@ -59,13 +59,13 @@ def test_a_group_enters_by_its_mean_score() -> None:
 
 
 def test_failures_are_graded_by_where_their_return_lies() -> None:
-    replay, other = buffer(), EnvSpec("other")
+    replay, other = buffer(), EnvKey("other")
     replay.record(played(0, "loss") + played(1, "draw") + played(2, "win"))
     assert [replay.badness(task(seed)) for seed in (0, 1)] == [1.0, 0.75]
     replay.record(played(3, "failed", rewards={"failed": 500.0}, env=other))
-    assert replay.badness(Task(other, 3)) == 1.0, "one return alone is no range, and other games' do not count"
+    assert replay.badness(Start(other, 3)) == 1.0, "one return alone is no range, and other games' do not count"
     replay.record(played(4, "failed", rewards={"failed": 700.0}, env=other))
-    assert replay.badness(Task(other, 4)) == 0.5, "the best failure is still a failure"
+    assert replay.badness(Start(other, 4)) == 0.5, "the best failure is still a failure"
 
 
 def test_a_mastered_task_leaves_and_one_nearly_mastered_stays() -> None:
@@ -112,7 +112,7 @@ def test_episodes_without_a_task_and_a_share_of_zero_leave_no_trace() -> None:
 
 def test_a_resumed_buffer_draws_and_goes_on_as_the_first(tmp_path: Path) -> None:
     first, resumed, rng = buffer(size=20), buffer(size=20), np.random.default_rng(0)
-    env = EnvSpec("game", '{"opponent": ["random", "mcts"]}')
+    env = EnvKey("game", '{"opponent": ["random", "mcts"]}')
 
     def step(replay: Replay, seed: int) -> None:
         outcomes = np.random.default_rng(seed).choice(["win", "draw", "loss"], size=(15, 2))

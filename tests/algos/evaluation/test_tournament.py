@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from algos.data.tasks import EnvSpec
-from algos.evaluation import tournament
+from algos.commands import tournament
+from algos.data.tasks import EnvKey
 from algos.evaluation.tournament import elo, play_all, points_of, ratings_with_intervals, result_of, round_robin
 
-GAME = EnvSpec("llmgym/TicTacToe-v0")
+GAME = EnvKey("llmgym/TicTacToe-v0")
 
 
 def test_two_players_differ_by_the_logit_of_their_score() -> None:
@@ -49,7 +49,7 @@ def test_who_wins_every_game_has_a_rating_all_the_same() -> None:
 
 
 def test_every_pair_plays_every_start_in_both_seats() -> None:
-    pairings = round_robin([GAME, EnvSpec("llmgym/KuhnPoker-v0")], 3, 5)
+    pairings = round_robin([GAME, EnvKey("llmgym/KuhnPoker-v0")], 3, 5)
     assert len(pairings) == 2 * 3 * 5 * 2
     assert len({(p.game, p.seed, p.players) for p in pairings}) == len(pairings)
     assert {p.players for p in pairings} == {(i, j) for i in range(3) for j in range(3) if i != j}

@@ -221,7 +221,7 @@ def test_an_engine_whose_probabilities_are_off_is_corrected_by_exactly_as_much(
         for p, weight, credit in zip(now, each, credits, strict=True):
             total = total - weight * credit * (p - p.detach()).exp() / tokens
     slopes = torch.autograd.grad(total, list(model.parameters()))
-    after, metrics = updated(copy.deepcopy(rows), accelerator, grpo__importance_cap=cap, optim__micro_batch=3)
+    after, metrics = updated(copy.deepcopy(rows), accelerator, grpo__tis_cap=cap, optim__micro_batch=3)
     for ours, start, slope in zip(after.values(), model.parameters(), slopes, strict=True):
         torch.testing.assert_close(ours, start - slope, **EXACT)
     flat = [weight for each in weights for weight in each]

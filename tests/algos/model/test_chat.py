@@ -126,9 +126,9 @@ def test_four_turns_with_thoughts_keep_every_sampled_token(qwen3: PreTrainedToke
     replies = [[*encode(qwen3, reply), end] for reply in REPLIES]
     turns = converse(chat, replies)
     for number, turn in enumerate(turns):
-        talk = [text for pair in zip(OBSERVATIONS, REPLIES, strict=True) for text in pair][: 2 * number + 1]
-        assert qwen3.decode(turn.prompt_ids) == chatml(RULES["content"], *talk)
-        assert turn.prompt_ids == encode(qwen3, chatml(RULES["content"], *talk))
+        conversation = [text for pair in zip(OBSERVATIONS, REPLIES, strict=True) for text in pair][: 2 * number + 1]
+        assert qwen3.decode(turn.prompt_ids) == chatml(RULES["content"], *conversation)
+        assert turn.prompt_ids == encode(qwen3, chatml(RULES["content"], *conversation))
         assert chat.decode(turn.action_ids) == REPLIES[number]
     (row,) = to_rows(turns, [[1.0] * len(ids) for ids in replies])
     sampled = [token for token, taken in zip(row.ids, row.action_mask, strict=True) if taken]

@@ -13,9 +13,9 @@ import torch
 
 pyspiel = pytest.importorskip("pyspiel")
 
-from algos.data.tasks import EnvSpec, Task  # noqa: E402
+from algos.data.tasks import EnvKey, Start  # noqa: E402
 from algos.engines.hf import HFEngine  # noqa: E402
-from algos.evaluation.exact.game_tree import Histories, State, Table, match_of, walk  # noqa: E402
+from algos.evaluation.exact.game_tree import Histories, PolicyTable, State, match_of, walk  # noqa: E402
 from algos.evaluation.exact.model_policy import ModelPolicy  # noqa: E402
 from algos.evaluation.exact.values import exact, greedy, nash_conv, uniform  # noqa: E402
 from algos.evaluation.players import play_scripted  # noqa: E402
@@ -69,7 +69,7 @@ def test_two_ways_to_walk_agree() -> None:
     game = OpenSpiel("nim(pile_sizes=1;2;3)")
     found = exact(game, uniform)
     match = match_of(game)
-    other, table = Histories(match, 20_000), Table(uniform)
+    other, table = Histories(match, 20_000), PolicyTable(uniform)
     assert other.self_play(table)[0] == pytest.approx(found["value"])
     for seat in (0, 1):
         assert other.best_response(table, seat)[seat] == pytest.approx(found["value_against_best_response"][seat])
@@ -146,7 +146,7 @@ def test_probabilities_of_illegal_actions_are_refused() -> None:
 
 def test_sampled_games_agree_with_the_exact_value_95_times_in_100() -> None:
     truth = exact("llmgym/KuhnPoker-v0", uniform)["value_against_random"][0]
-    played = play_scripted([Task(EnvSpec("llmgym/KuhnPoker-v0"), seed) for seed in range(30_000)], "uniform")
+    played = play_scripted([Start(EnvKey("llmgym/KuhnPoker-v0"), seed) for seed in range(30_000)], "uniform")
     covered = 0
     for first in range(0, 30_000, 100):
         result = score(played[first : first + 100])

@@ -78,7 +78,7 @@ def episode(outcome: str, reply: str = r"\boxed{4}", **more: Any) -> dict[str, A
 
 def metrics(step: int) -> dict[str, float]:
     return {"step": step, "reward/mean": step / 100, "outcome/win": 0.6, "outcome/loss": 0.4, "parse/ok": 1.0,
-            "policy/entropy": 1 / step, "losses/policy": math.sin(step), "groups/no_signal": 0.1,
+            "policy/entropy": 1 / step, "losses/policy": math.sin(step), "groups/zero_std": 0.1,
             "time/tokens_per_second": 1000.0 + step, "tokens/sampled": 10.0}  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from algos.config import profiles
 from algos.config.load import load
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 TRAINERS = sorted(CONFIGS.glob("*.yaml"))
 MODELS = {"Qwen/Qwen2.5-1.5B", "Qwen/Qwen3-0.6B", "Qwen/Qwen3-4B"}
 
@@ -77,8 +77,8 @@ def test_it_runs_two_steps_with_the_tiny_model(file: Path, tiny_folder: Path, tm
     }
     if config.model.quantize and importlib.util.find_spec("bitsandbytes") is None:
         small["model.quantize"] = None
-    if config.eval.also:
-        small["eval.also"] = [further.model_dump() | {"episodes": 2} for further in config.eval.also]
+    if config.eval.extra:
+        small["eval.extra"] = [further.model_dump() | {"episodes": 2} for further in config.eval.extra]
     for section, changes in {
         "grpo": {"group_size": 4, "minibatches": 1},
         "ppo": {"minibatches": 2},

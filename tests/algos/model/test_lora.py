@@ -20,7 +20,7 @@ from algos.engines.hf import HFEngine
 from algos.maths.losses import clipped_surrogate
 from algos.model.forward import Policy
 from algos.model.load import load_model
-from algos.model.reference import Reference
+from algos.model.reference import ReferenceModel
 from algos.run_folder import checkpoints as checkpoint
 
 PLAIN = ModelSection(lora_rank=4)
@@ -71,7 +71,7 @@ def test_the_reference_is_the_base_model_exactly(tiny_folder: Path, settings: Mo
     model, _ = trained(tiny_folder, settings)
     adapted, _ = Policy(model, 0.7)(batch)
     assert (adapted - expected).abs().max() > 0.05
-    found = Reference.of(model, 0.7, base="not read")(batch)
+    found = ReferenceModel.of(model, 0.7, base="not read")(batch)
     assert torch.equal(found[0], expected)
     assert torch.equal(found[1], entropy)
     assert not found[0].requires_grad
@@ -89,7 +89,7 @@ def test_asking_the_reference_before_the_backward_pass_leaves_the_gradient(
     for ask in (False, True):
         loss = (Policy(model, 1.0)(batch)[0] * batch.actions("advantages")).sum()
         if ask:
-            Reference.of(model, 1.0)(batch)
+            ReferenceModel.of(model, 1.0)(batch)
             assert model.training
         loss.backward()
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
@@ -102,12 +102,12 @@ def test_asking_the_reference_before_the_backward_pass_leaves_the_gradient(
 def test_without_adapters_the_reference_is_a_copy_that_stays(tiny_folder: Path) -> None:
     batch = Batch.of(some_rows(6))
     model, _ = load_model(tiny_folder)
-    reference = Reference.of(model, 1.0)
+    reference = ReferenceModel.of(model, 1.0)
     expected = Policy(model, 1.0)(batch)[0].detach()
     with torch.no_grad():
         for value in model.parameters():
             value.mul_(1.01)
-    resumed = Reference.of(model, 1.0, base=tiny_folder)
+    resumed = ReferenceModel.of(model, 1.0, base=tiny_folder)
     for found in (reference, resumed):
         assert torch.equal(found(batch)[0], expected)
         assert not any(value.requires_grad for value in found.parameters())
@@ -121,7 +121,7 @@ def test_what_samples_is_what_is_trained(tiny_folder: Path, settings: ModelSecti
     batch = Batch.of(sampled_rows(model, 7))
     logprobs, _ = Policy(model, 1.0)(batch)
     torch.testing.assert_close(logprobs, batch.actions("old_logprobs"), rtol=1e-5, atol=1e-5)
-    without, _ = Reference.of(model, 1.0)(batch)
+    without, _ = ReferenceModel.of(model, 1.0)(batch)
     assert (without - batch.actions("old_logprobs")).abs().max() > 0.05
 
 

@@ -27,12 +27,12 @@ from algos.config.load import load
 from algos.config.schema import ModelSection, OptimSection
 from algos.errors import ConfigError
 from algos.model.forward import Policy
-from algos.rollout.single_agent import Rollout
+from algos.rollout.single_agent import EpisodeRunner
 from algos.run_folder import checkpoints as checkpoint
 from algos.training.learner import Learner
 from algos.training.update import optimise
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 REPOSITORY = HERE.parents[1]
 SETTINGS = {
     "rollout.episodes": 16,
@@ -64,7 +64,7 @@ def episodes(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> 
     config, sources, _ = load(grpo.GrpoConfig, [*arguments, "--run.dir", str(folder)])
     learner = Learner("grpo", config, sources, resume=False)
     learner.sync(0)
-    games = Rollout.of(config, [], learner.engine, learner.chat)
+    games = EpisodeRunner.of(config, [], learner.engine, learner.chat)
     steps = [grpo.collect(config, learner, games, step) for step in range(3)]
     rng = random.Random(0)
     for step in steps:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from algos import grpo, ppo, spiral
 from algos.run_folder import checkpoints as checkpoint
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 SETTINGS = {
     "env.seat": "alternate",
     "run.max_steps": 4,
@@ -53,7 +53,7 @@ EVERYTHING = {
 }
 """A run with all that a resumed one has to find again; each algorithm adds its own."""
 OWN: dict[str, dict[str, object]] = {
-    "grpo": {"grpo.group_size": 2, "grpo.kl_coef": 0.1, "grpo.minibatches": 2, "grpo.refill": 1},
+    "grpo": {"grpo.group_size": 2, "grpo.kl_coef": 0.1, "grpo.minibatches": 2, "grpo.dynamic_sampling_rounds": 1},
     "ppo": {
         "ppo.critic": "separate",
         "ppo.kl_coef": 0.1,
@@ -67,10 +67,10 @@ OWN: dict[str, dict[str, object]] = {
         "rollout.episodes": 12,
         "spiral.kl_coef": 0.1,
         "spiral.magnet_every": 2,
-        "optim.average_decay": 0.5,
-        "spiral.past_share": 0.5,
-        "spiral.past_every": 1,
-        "spiral.past_size": 2,
+        "optim.ema_decay": 0.5,
+        "spiral.opponent_pool_share": 0.5,
+        "spiral.opponent_pool_every": 1,
+        "spiral.opponent_pool_size": 2,
         "spiral.minibatches": 2,
     },
 }
@@ -186,7 +186,7 @@ def check_all_was_in_use(run: Path, algorithm: str) -> None:
         assert any(name.startswith("backbone.") for name in kept["critic"])
     if algorithm == "spiral":
         assert [version for version, _ in kept["past"]["players"]] == [len(lines) - 1, len(lines)]
-        assert max(line["episode/against_past"] for line in lines[1:]) > 0
+        assert max(line["episode/against_opponent_pool"] for line in lines[1:]) > 0
         assert not same(kept["magnet"], kept["average"])
     if algorithm != "ppo":
         assert any(line.get("policy/kl_to_reference", 0) > 1e-4 for line in lines[1:])
@@ -328,7 +328,7 @@ def test_evaluating_on_the_way_changes_nothing_and_a_seed_repeats(
 def test_another_evaluation_alone_does_not_make_a_best_checkpoint(arguments: Arguments, tmp_path: Path) -> None:
     """Its step has no mean return of the main evaluation; taken for 0 it would be the best of a run that loses."""
     also = json.dumps([{"name": "opened", "episodes": 2, "random_opening": 3, "every": 1}])
-    grpo.main(arguments(tmp_path, eval__also=also, run__max_steps=1))
+    grpo.main(arguments(tmp_path, eval__extra=also, run__max_steps=1))
     assert "opened/win_rate" in metrics(tmp_path)[0]
     assert checkpoint.load_state(checkpoint.all_of(tmp_path)[-1])["best"] is None
 

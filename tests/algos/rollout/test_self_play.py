@@ -14,7 +14,7 @@ import llm_gym
 from algos.config.schema import Config
 from algos.data.episodes import Episode
 from algos.data.rows import to_rows
-from algos.data.tasks import EnvSpec, Task
+from algos.data.tasks import EnvKey, Start
 from algos.engines.hf import HFEngine
 from algos.errors import ConfigError
 from algos.model.chat import Chat
@@ -65,16 +65,16 @@ def model(tiny_folder: Path) -> tuple[Any, Chat]:
     return loaded, Chat(tokenizer)
 
 
-def play(model: tuple[Any, Chat], env: EnvSpec, n: int = 8, **rollout: Any) -> list[list[Episode]]:
+def play(model: tuple[Any, Chat], env: EnvKey, n: int = 8, **rollout: Any) -> list[list[Episode]]:
     config = Config.model_validate({"rollout": {"max_turns": 20, "max_prompt_tokens": 2000} | rollout})
     engine = HFEngine(model[0], model[1].stop_ids, 8)
-    tasks = [Task(env, seed // 2) for seed in range(n)]
+    tasks = [Start(env, seed // 2) for seed in range(n)]
     return SelfPlay(config, model[1]).play(tasks, engine, 1.0, torch.Generator().manual_seed(0), group_size=2)
 
 
 @pytest.mark.parametrize("context", ["turn", "episode"])
 def test_every_side_holds_what_its_player_was_told_said_and_earned(model: tuple[Any, Chat], context: str) -> None:
-    env = EnvSpec(ID, '{"on_invalid": "retry:2", "random_opening": 2}')
+    env = EnvKey(ID, '{"on_invalid": "retry:2", "random_opening": 2}')
     games = play(model, env, context=context)
     assert [[side.group for side in sides] for sides in games] == [[n // 2] * 2 for n in range(8)]
     assert max(len(side.turns) for sides in games for side in sides) > 2
@@ -89,7 +89,7 @@ def test_every_side_holds_what_its_player_was_told_said_and_earned(model: tuple[
             again.step(turn.reply)
         for seat, side in enumerate(sides):
             assert next(said[seat], None) is None
-            assert (side.player, side.task, side.terminated) == (seat, Task(env, number // 2), True)
+            assert (side.player, side.start, side.terminated) == (seat, Start(env, number // 2), True)
             assert side.outcome == again.infos[f"player_{seat}"]["outcome"]
             if side.turns:
                 assert side.total_reward == again.infos[f"player_{seat}"]["returns"][seat]
@@ -98,7 +98,7 @@ def test_every_side_holds_what_its_player_was_told_said_and_earned(model: tuple[
 
 
 def test_a_strangers_game_of_three_pays_each_from_one_reply_to_its_next(model: tuple[Any, Chat]) -> None:
-    (sides, *_) = play(model, EnvSpec(f"{__name__}:Collecting"), n=2)
+    (sides, *_) = play(model, EnvKey(f"{__name__}:Collecting"), n=2)
     # Each is paid 1 for its reply and loses 1/2 for each of the others' until its next one, or until the end.
     assert [[turn.reward for turn in side.turns] for side in sides] == [[0.0, 0.0], [0.0, 0.5], [0.0, 1.0]]
     assert [side.terminated for side in sides] == [True] * 3
@@ -106,33 +106,33 @@ def test_a_strangers_game_of_three_pays_each_from_one_reply_to_its_next(model: t
 
 
 def test_a_game_cut_short_pays_what_was_earned_till_then(model: tuple[Any, Chat]) -> None:
-    (sides, *_) = play(model, EnvSpec(f"{__name__}:Collecting"), n=2, max_turns=1)
+    (sides, *_) = play(model, EnvKey(f"{__name__}:Collecting"), n=2, max_turns=1)
     # `a` was asked again and has been told; the others had their first reply and would be told with the next turn.
     assert [[turn.reward for turn in side.turns] for side in sides] == [[0.0], [0.5], [1.0]]
     assert [(side.terminated, side.truncated, side.outcome) for side in sides] == [(False, True, "truncated")] * 3
 
 
 def test_a_prompt_that_would_be_too_long_ends_the_game(model: tuple[Any, Chat]) -> None:
-    (sides, *_) = play(model, EnvSpec(ID), n=2, max_prompt_tokens=3)
+    (sides, *_) = play(model, EnvKey(ID), n=2, max_prompt_tokens=3)
     assert [(side.turns, side.truncated) for side in sides] == [([], True)] * 2
 
 
 @pytest.mark.parametrize(
     ("env", "told"),
     [
-        (EnvSpec("llmgym/PasswordGame-v0"), "two or more players"),
-        (EnvSpec("llmgym/Nothing-v0"), "Nothing"),
-        (EnvSpec(ID, '{"on_invalid": "laugh"}'), "on_invalid must be"),
-        (EnvSpec("no_such_module:make"), "no_such_module"),
-        (EnvSpec(f"{__name__}:NoSuchGame"), "NoSuchGame"),
+        (EnvKey("llmgym/PasswordGame-v0"), "two or more players"),
+        (EnvKey("llmgym/Nothing-v0"), "Nothing"),
+        (EnvKey(ID, '{"on_invalid": "laugh"}'), "on_invalid must be"),
+        (EnvKey("no_such_module:make"), "no_such_module"),
+        (EnvKey(f"{__name__}:NoSuchGame"), "NoSuchGame"),
     ],
 )
-def test_what_is_no_game_of_several_is_refused(env: EnvSpec, told: str) -> None:
+def test_what_is_no_game_of_several_is_refused(env: EnvKey, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         make_aec(env)
 
 
 def test_opponent_and_seat_have_no_meaning_here_and_are_left_out() -> None:
-    made = make_aec(EnvSpec(ID, '{"opponent": "minimax", "seat": "alternate", "show_legal": true}'))
+    made = make_aec(EnvKey(ID, '{"opponent": "minimax", "seat": "alternate", "show_legal": true}'))
     assert made.possible_agents == ["player_0", "player_1"]
     assert "Legal actions" in made.observe("player_0")

@@ -15,7 +15,7 @@ import pytest
 
 from algos.run_folder import checkpoints as checkpoint
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 SCRIPTS = REPOSITORY / "examples" / "slurm"
 SRUN = '''#!{python}
 """Runs a command once a task, as srun does: signals go on to all, the highest exit status comes back."""

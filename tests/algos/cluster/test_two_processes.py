@@ -15,7 +15,7 @@ from two_processes import SHARES, critics_credit, role_credit, some_episodes, st
 
 @pytest.mark.usefixtures("float64")
 def test_two_processes_take_the_step_of_one_and_stop_together(tmp_path: Path) -> None:
-    script = Path(__file__).with_name("two_processes.py")
+    script = Path(__file__).parents[1] / "two_processes.py"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*torchrun, str(script), str(tmp_path)]
     launcher = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -34,8 +34,8 @@ def test_two_processes_take_the_step_of_one_and_stop_together(tmp_path: Path) ->
                     torch.testing.assert_close(after[name], value, rtol=1e-9, atol=1e-9)
     shares = [torch.load(tmp_path / f"credit_{process}.pt") for process in range(2)]
     everyone = some_episodes()
-    roles = role_credit(everyone, 0), role_credit(everyone, 0, "turn")
-    steps = step_credit(everyone, "episode"), step_credit(everyone, "turn")
+    roles = role_credit(everyone, 0), role_credit(everyone, 0, "same_prompt")
+    steps = step_credit(everyone, "episode"), step_credit(everyone, "same_prompt")
     together = *roles, *steps, critics_credit(everyone, Accelerator())
     assert roles[0] != roles[1]
     assert steps[0] != steps[1]

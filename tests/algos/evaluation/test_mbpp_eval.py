@@ -54,11 +54,11 @@ class Recited:
 
 def run(chat: Chat, replies: dict[str, list[str]], folder: Path, **settings: Any) -> tuple[dict[str, Any], Recited]:
     also = {"name": "mbpp", "id": "llmgym/MBPP-v0", "split": "test", "episodes": "all", **settings}
-    config = Config.model_validate({"eval": {"episodes": 0, "exact": False, "also": [also]}, "run": {"dir": folder}})
+    config = Config.model_validate({"eval": {"episodes": 0, "exact": False, "extra": [also]}, "run": {"dir": folder}})
     engine = Recited(chat, replies)
     summary, metrics = Evaluator(config, engine, chat, Accelerator()).run(0, "before")
-    assert metrics["mbpp/pass_rate"] == summary["also"]["mbpp"]["pass_rate"]
-    return summary["also"]["mbpp"], engine
+    assert metrics["mbpp/pass_rate"] == summary["extra"]["mbpp"]["pass_rate"]
+    return summary["extra"]["mbpp"], engine
 
 
 def solutions() -> dict[str, list[str]]:
@@ -128,7 +128,7 @@ def test_a_value_that_cannot_be_meant_is_refused(name: str, value: str, right: s
 
 def test_the_variables_go_before_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     also = [{"name": "mbpp_eval", "id": "llmgym/MBPP-v0", "episodes": 3}]
-    config = Config.model_validate({"eval": {"also": also}})
+    config = Config.model_validate({"eval": {"extra": also}})
     monkeypatch.setenv("MBPP_EVAL_ENABLED", "1")
     monkeypatch.setenv("MBPP_EVAL_NUM_QUESTIONS", "8")
     assert [(one.name, one.episodes) for one in evaluations(config)] == [("eval", 400), ("mbpp_eval", 8)]

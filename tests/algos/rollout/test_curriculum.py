@@ -18,12 +18,12 @@ import llm_gym  # noqa: F401 - registers its environments
 from algos.config.load import dump, load
 from algos.config.schema import Config, CurriculumSection, EnvSection, ReplaySection
 from algos.data.episodes import Episode
-from algos.data.tasks import EnvSpec, Task
+from algos.data.tasks import EnvKey, Start
 from algos.errors import ConfigError
-from algos.rollout.curriculum import Curriculum, draw_tasks
+from algos.rollout.curriculum import Curriculum, draw_starts
 from algos.rollout.replay import Replay
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 ALONE = EnvSection(id="llmgym/Nim-v0")
 STAGES: list[dict[str, Any]] = [
     {"name": "easy", "envs": [{"id": "a", "opponent": "random"}], "threshold": 0.6, "window": 10},
@@ -114,25 +114,25 @@ def test_the_window_starts_empty_in_a_new_stage_and_the_last_stage_stays() -> No
 
 def test_environments_are_drawn_from_the_present_stage_by_weight() -> None:
     stages, rng = curriculum(), np.random.default_rng(0)
-    assert {stages.draw(rng) for _ in range(50)} == {EnvSpec("a", '{"opponent": "random"}')}
+    assert {stages.draw(rng) for _ in range(50)} == {EnvKey("a", '{"opponent": "random"}')}
     stages.record(episodes(*["win"] * 10))
     drawn = [stages.draw(rng) for _ in range(4000)]
-    assert drawn.count(EnvSpec("b")) / 4000 == pytest.approx(0.75, abs=0.03)
+    assert drawn.count(EnvKey("b")) / 4000 == pytest.approx(0.75, abs=0.03)
     assert {spec.id for spec in drawn} == {"a", "b"}
 
 
 def test_every_environment_of_every_stage_is_known_before_it_is_reached() -> None:
     assert curriculum([*STAGES[:1], *STAGES]).envs == [
-        EnvSpec("a", '{"opponent": "random"}'),
-        EnvSpec("a", '{"opponent": ["random", "mcts"]}'),
-        EnvSpec("b"),
+        EnvKey("a", '{"opponent": "random"}'),
+        EnvKey("a", '{"opponent": ["random", "mcts"]}'),
+        EnvKey("b"),
     ]
 
 
 def test_without_stages_the_environment_of_the_settings_is_played() -> None:
     alone = Curriculum(CurriculumSection(), EnvSection.model_validate({"id": "x", "seat": 0}))
     alone.record(episodes(*["win"] * 1000))
-    assert alone.draw(np.random.default_rng(0)) == EnvSpec("x", '{"seat": 0}')
+    assert alone.draw(np.random.default_rng(0)) == EnvKey("x", '{"seat": 0}')
     assert alone.metrics() == {}
 
 
@@ -208,37 +208,37 @@ settings = st.recursive(
 
 @given(st.dictionaries(st.text(alphabet="abc", min_size=1, max_size=2), settings))
 def test_an_environment_with_its_settings_is_hashable_and_gives_them_back(given_: dict[str, Any]) -> None:
-    spec = EnvSpec.of(EnvSection.model_validate({"id": "x", **given_}))
+    spec = EnvKey.of(EnvSection.model_validate({"id": "x", **given_}))
     assert spec.kwargs == given_
     backwards = dict(reversed(given_.items()))
-    assert hash(spec) == hash(EnvSpec.of(EnvSection.model_validate({"id": "x", **backwards})))
+    assert hash(spec) == hash(EnvKey.of(EnvSection.model_validate({"id": "x", **backwards})))
 
 
 @pytest.mark.parametrize("value", [print, float("nan"), {1: 2}, (1, 2)])
 def test_a_setting_that_no_checkpoint_gives_back_is_refused(value: Any) -> None:
     with pytest.raises(ConfigError, match="x: opponent must be made of text, numbers"):
-        EnvSpec.of(EnvSection.model_validate({"id": "x", "opponent": value}))
+        EnvKey.of(EnvSection.model_validate({"id": "x", "opponent": value}))
 
 
 def failed(n: int) -> list[Episode]:
-    return [Episode("a", seed, outcome="failed", task=Task(EnvSpec("a"), seed)) for seed in range(n)]
+    return [Episode("a", seed, outcome="failed", start=Start(EnvKey("a"), seed)) for seed in range(n)]
 
 
 def test_the_share_of_replayed_starts_is_as_set_and_none_comes_twice() -> None:
     stages, replay = curriculum(), Replay(ReplaySection(share=0.3))
     replay.record(failed(1000))
-    tasks = draw_tasks(2000, stages, replay, np.random.default_rng(0), first_seed=10**6)
+    tasks = draw_starts(2000, stages, replay, np.random.default_rng(0), first_seed=10**6)
     replayed = [task for task in tasks if task in replay]
     assert len(replayed) / 2000 == pytest.approx(0.3, abs=0.03)
     assert len(set(replayed)) == len(replayed)
     for i, task in enumerate(tasks):
-        assert task in replay or task == Task(EnvSpec("a", '{"opponent": "random"}'), 10**6 + i)
+        assert task in replay or task == Start(EnvKey("a", '{"opponent": "random"}'), 10**6 + i)
 
 
 def test_starts_are_fresh_where_the_buffer_has_no_other() -> None:
     replay = Replay(ReplaySection(share=0.9))
     replay.record(failed(3))
-    tasks = draw_tasks(100, curriculum(), replay, np.random.default_rng(0), first_seed=10**6)
+    tasks = draw_starts(100, curriculum(), replay, np.random.default_rng(0), first_seed=10**6)
     assert len(set(tasks)) == 100
     assert sum(task in replay for task in tasks) == 3
 
@@ -248,8 +248,8 @@ def test_what_the_buffer_holds_never_moves_the_other_starts() -> None:
     stages.record(episodes(*["win"] * 10))
     full.record(failed(1000))
     rngs = np.random.default_rng(1), np.random.default_rng(1)
-    fresh = draw_tasks(200, stages, empty, rngs[0], first_seed=10**6)
-    mixed = draw_tasks(200, stages, full, rngs[1], first_seed=10**6)
+    fresh = draw_starts(200, stages, empty, rngs[0], first_seed=10**6)
+    mixed = draw_starts(200, stages, full, rngs[1], first_seed=10**6)
     assert 0 < sum(task in full for task in mixed) < 200
     assert all(m == f for m, f in zip(mixed, fresh, strict=True) if m not in full)
     assert rngs[0].random() == rngs[1].random()

@@ -143,7 +143,7 @@ def test_whatever_an_evaluation_counts_is_shown(tmp_path: Path) -> None:
     for run, kept in zip(runs, (0.25, 0.75), strict=True):
         summary = json.loads((run / "summary.json").read_text())
         summary["after"] |= more | {"rules_kept_rates": [1.0, kept], "task_ids": [1, 2]}
-        summary["after"]["also"] = {"mbpp_eval": evaluation(0.3, seats=False) | {"problems": 90}}
+        summary["after"]["extra"] = {"mbpp_eval": evaluation(0.3, seats=False) | {"problems": 90}}
         (run / "summary.json").write_text(json.dumps(summary))
     text = page_of(runs[0]).text
     assert "pass@4not known50.0% [40.0%, 60.0%]" in text

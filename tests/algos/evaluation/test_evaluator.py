@@ -22,7 +22,7 @@ from algos.evaluation.evaluator import Evaluator, check_evaluations, evaluate, s
 from algos.evaluation.score import compare
 from algos.model.chat import Chat
 from algos.model.load import load_model
-from algos.rollout.single_agent import Rollout
+from algos.rollout.single_agent import EpisodeRunner
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_an_evaluation_plays_fixed_games_and_repeats_itself(tiny_folder: Path) -
     model, tokenizer = load_model(tiny_folder)
     chat = Chat(tokenizer)
     envs = [gymnasium.make("llmgym/TicTacToe-v0", seat="alternate") for _ in range(16)]
-    rollout = Rollout(envs, HFEngine(model, chat.stop_ids, 8), chat, "id", "turn", 9, 512)
+    rollout = EpisodeRunner(envs, HFEngine(model, chat.stop_ids, 8), chat, "id", "turn", 9, 512)
     accelerator = Accelerator()
     torch.manual_seed(1)
     first = evaluate(rollout, 24, 1.0, accelerator)
@@ -168,7 +168,7 @@ def test_evaluations_are_played_when_they_are_due(tiny_folder: Path, tmp_path: P
         "eval": {
             "episodes": 20,
             "every": 4,
-            "also": [
+            "extra": [
                 {"name": "short", "id": "llmgym/PasswordGame-v0", "num_rules": 2, "max_turns": 2}
                 | {"episodes": 4, "samples": 2, "every": 3, "before": False},
             ],
@@ -177,7 +177,7 @@ def test_evaluations_are_played_when_they_are_due(tiny_folder: Path, tmp_path: P
     ours = evaluator(tiny_folder, tmp_path, **settings)
     assert [step for step in range(1, 13) if ours.due(step)] == [3, 4, 6, 8, 9, 12]
     before, _ = ours.run(0, "before")
-    assert "also" not in before
+    assert "extra" not in before
     assert sorted(before["seats"]) == ["0", "1"]
     summary, metrics = ours.run(3, "during")
     assert summary["episodes"] == 0
@@ -185,8 +185,8 @@ def test_evaluations_are_played_when_they_are_due(tiny_folder: Path, tmp_path: P
     assert metrics["short/episodes"] == 8
     assert 0 <= metrics["short/rules_satisfied"] <= 2
     after, metrics = ours.run(12, "after")
-    assert {key: value for key, value in after.items() if key != "also"} == before
-    assert after["also"]["short"] == summary["also"]["short"]
+    assert {key: value for key, value in after.items() if key != "extra"} == before
+    assert after["extra"]["short"] == summary["extra"]["short"]
     assert metrics["eval/win_rate"] == before["win_rate"]
     lines = (tmp_path / "evaluations" / "short_000003.jsonl").read_text().splitlines()
     assert [(json.loads(line)["seed"], json.loads(line)["sample"]) for line in lines[:3]] == [(0, 0), (0, 1), (1, 0)]
@@ -205,11 +205,11 @@ def test_small_games_are_evaluated_exactly(tiny_folder: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({"also": [{"name": "eval"}]}, "two evaluations called 'eval'"),
-        ({"also": [{"name": "x", "episodes": "all"}]}, "x: llmgym/TicTacToe-v0 has no list of tasks"),
-        ({"also": [{"name": "x", "episodes": 0}]}, "x: episodes must be at least 1"),
-        ({"also": [{"name": "x", "id": "llmgym/Nothing-v0"}]}, "Nothing"),
-        ({"also": [{"name": "x", "sampels": 3}]}, "sampels"),
+        ({"extra": [{"name": "eval"}]}, "two evaluations called 'eval'"),
+        ({"extra": [{"name": "x", "episodes": "all"}]}, "x: llmgym/TicTacToe-v0 has no list of tasks"),
+        ({"extra": [{"name": "x", "episodes": 0}]}, "x: episodes must be at least 1"),
+        ({"extra": [{"name": "x", "id": "llmgym/Nothing-v0"}]}, "Nothing"),
+        ({"extra": [{"name": "x", "sampels": 3}]}, "sampels"),
     ],
 )
 def test_a_wrong_evaluation_is_refused_before_anything_starts(settings: dict[str, Any], why: str) -> None:
@@ -233,4 +233,4 @@ def test_evaluating_changes_no_run(tiny_folder: Path, tmp_path: Path) -> None:
 
     also = "[{name: also, id: llmgym/KuhnPoker-v0, episodes: 6, samples: 2, max_new_tokens: 5}]"
     without = metrics("without", "--eval.episodes", "0")
-    assert metrics("with", "--eval.episodes", "10", "--eval.every", "1", "--eval.also", also) == without
+    assert metrics("with", "--eval.episodes", "10", "--eval.every", "1", "--eval.extra", also) == without

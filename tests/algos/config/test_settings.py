@@ -20,7 +20,7 @@ WRONG = [
     ),
     ("ppo", "--rollout.episodes 10 --ppo.minibatches 4", "10 episodes (rollout.episodes) do not divide"),
     ("spiral", "--rollout.episodes 9 --spiral.minibatches 2", "1 process(es) x 2 spiral.minibatches"),
-    ("grpo", "--grpo.credit turn", "set grpo.advantage none"),
+    ("grpo", "--grpo.advantage_level same_prompt", "set grpo.advantage none"),
     ("grpo", "--grpo.final_kl_coef 0.1", "grpo.kl_coef ends, which is 0"),
     ("ppo", "--ppo.final_kl_coef 0.1", "ppo.kl_coef ends, which is 0"),
     ("ppo", "--ppo.kl_target 0.1", "steers ppo.kl_coef, which is 0"),
@@ -33,7 +33,7 @@ WRONG = [
     ("spiral", "--env.id llmgym/NoSuchGame-v0", "NoSuchGame"),
     ("grpo", "--grpo.seats all --env.id llmgym/PasswordGame-v0", "use gymnasium.make"),
     ("ppo", "--env.opponent nobody", "env: "),
-    ("ppo", "--ppo.lamda 0.9", "did you mean ppo.lam"),
+    ("ppo", "--ppo.lamda 0.9", "did you mean ppo.gae_lambda"),
 ]
 
 
