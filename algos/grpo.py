@@ -4,10 +4,10 @@
     accelerate launch algos/grpo.py --config configs/grpo_tictactoe_tiny.yaml
     llm-gym train grpo --config configs/grpo_tictactoe_tiny.yaml --run.max_steps 20 --env.opponent minimax
 
-Several episodes are played from each start (a seed fixes the seat and all else that is random in a game). An episode
-is better or worse than the others of its group; each token of its replies is made likelier or less likely by that much.
-DeepSeekMath, arXiv 2402.03300; the options come from Dr. GRPO (2503.20783), DAPO (2503.14476), GSPO (2507.18071) and
-GiGPO (2505.10978).
+Several episodes are played from each start (a seed fixes the seat and all else that is random in a game). The advantage
+of an episode is its return compared with those of its group; the update makes each token of its replies more or less
+likely by that much. DeepSeekMath, arXiv 2402.03300; the options come from Dr. GRPO (2503.20783), DAPO (2503.14476),
+GSPO (2507.18071) and GiGPO (2505.10978).
 """
 
 from __future__ import annotations
@@ -15,64 +15,35 @@ from __future__ import annotations
 import sys
 from typing import Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from algos.config.schema import Section, TrainConfig
-from algos.data.batching import Batch
-from algos.data.credit import same_prompt_advantages, seat_advantages
-from algos.data.episodes import Episode
-from algos.data.rows import Row, to_rows
-from algos.errors import ConfigError
-from algos.maths.advantages import group_relative, nonzero_std
-from algos.maths.logprobs import Direction
-from algos.maths.losses import Aggregation, clipped_surrogate, kl_estimate, sequence_log_ratio
-from algos.model.reference import Divergence
-from algos.rollout.environments import make_aec, make_envs
-from algos.rollout.self_play import SelfPlay
-from algos.rollout.single_agent import EpisodeRunner
-from algos.training import learner as runs
-from algos.training.learner import Learner
-from algos.training.metrics import importance_metrics
-from algos.training.optimizers import annealed
-from algos.training.update import optimise
+from algos.config.schema import PolicyUpdateSection, TrainConfig
 
 
-class GrpoSection(Section):
-    group_size: int = Field(8, ge=2, description="Episodes from one start.")
+class GrpoSection(PolicyUpdateSection):
+    group_size: int = Field(8, ge=2, description="Episodes per start.")
     seats: Literal["one", "all"] = Field(
         "one", description="all: the policy plays every seat, and a group compares the episodes of one seat."
     )
     dynamic_sampling_rounds: int = Field(
-        0, ge=0, description="Groups that tell nothing are replaced by fresh ones, up to so many times (DAPO)."
+        0, ge=0, description="Rounds in which groups with equal returns are replaced by newly sampled ones (DAPO)."
     )
     baseline: Literal["group", "batch"] = Field(
-        "group",
-        description="batch: compared are all of the step's episodes in the same game and seat, with same_prompt all of "
-        "its replies to the same prompt.",
+        "group", description="What an episode is compared with: its group, or all of the step's in its game and seat."
     )
-    advantage: Literal["std", "none"] = Field("std", description="Divide by the group's deviation, or not (Dr. GRPO).")
+    advantage: Literal["std", "none"] = Field(
+        "std", description="Divide by the group's standard deviation (GRPO), or not (Dr. GRPO)."
+    )
     advantage_level: Literal["episode", "same_prompt"] = Field(
-        "episode", description="same_prompt: a reply is compared with the group's replies to the same prompt (GiGPO)."
+        "episode", description="same_prompt: a reply is compared with the replies to the same prompt (GiGPO)."
     )
-    aggregation: Aggregation = Field("token", description="token (DAPO), sequence (GRPO) or constant (Dr. GRPO).")
-    ratio: Literal["token", "turn"] = Field("token", description="turn: one importance ratio a reply (GSPO).")
-    clip_low: float = Field(0.2, gt=0, lt=1, description="The ratio is clipped below at 1 - clip_low.")
-    clip_high: float = Field(0.28, gt=0, description="And above at 1 + clip_high (clip-higher, DAPO).")
-    tis_cap: float | None = Field(
-        None, gt=0, description="Weigh tokens by trainer's / engine's probability, at most this; null: they are equal."
-    )
-    kl_coef: float = Field(0.0, ge=0, description="Weight of the divergence from the starting model; 0: no reference.")
-    final_kl_coef: float | None = Field(None, ge=0, description="The weight falls linearly to this; null: it stays.")
-    kl_direction: Direction = Field(
-        "reverse", description="reverse: KL(policy || reference). forward: KL(reference || policy), which keeps trying."
+    ratio: Literal["token", "turn"] = Field("token", description="turn: one importance ratio per reply (GSPO).")
+    clip_high: float = Field(
+        0.28, gt=0, description="The importance ratio is clipped above at 1 + clip_high (clip-higher, DAPO)."
     )
     filter_zero_std: bool = Field(
-        True, description="Leave out what varies nothing (DAPO). False: it is still held near the reference by kl_coef."
+        True, description="Leave out groups with equal returns (DAPO); false: kl_coef still acts on them."
     )
-    epochs: int = Field(1, ge=1, description="Passes over each step's episodes.")
-    minibatches: int = Field(1, ge=1, description="Optimizer steps a pass.")
     shuffle: Literal["rows", "prompts"] = Field(
         "rows", description="prompts: replies to the same prompt stay in one minibatch, which computes it once."
     )
@@ -82,41 +53,66 @@ class GrpoConfig(TrainConfig):
     grpo: GrpoSection = GrpoSection()
 
 
+import torch
+from torch import Tensor
+
+from algos.data.batching import Batch
+from algos.data.credit import same_prompt_advantages, seat_advantages
+from algos.data.episodes import Episode
+from algos.data.rows import Row, to_rows
+from algos.errors import ConfigError
+from algos.maths.advantages import group_relative, nonzero_std
+from algos.maths.losses import clipped_surrogate, sequence_log_ratio
+from algos.model.reference import Reference
+from algos.rollout.environments import make_aec, make_envs
+from algos.rollout.self_play import SelfPlay
+from algos.rollout.single_agent import EpisodeRunner
+from algos.training import run as runs
+from algos.training.metrics import policy_metrics
+from algos.training.optimizers import annealed
+from algos.training.run import Run
+from algos.training.trainer import Trainer
+
+
 def check(config: GrpoConfig) -> None:
-    """Everything that can be known to be wrong before a model loads."""
-    groups, rest = divmod(config.rollout.episodes, config.grpo.group_size)
+    """Refuses what can be known to be wrong before a model loads."""
+    grpo = config.grpo
+    groups, rest = divmod(config.rollout.episodes, grpo.group_size)
     if rest:
         raise ConfigError(
-            f"rollout.episodes {config.rollout.episodes} is no multiple of grpo.group_size {config.grpo.group_size}"
+            f"rollout.episodes {config.rollout.episodes} is not a multiple of grpo.group_size {grpo.group_size}"
         )
-    runs.check_divides(groups, "groups (rollout.episodes / grpo.group_size)", config.grpo.minibatches, "grpo")
-    if config.grpo.final_kl_coef and not config.grpo.kl_coef:
+    runs.check_divides(groups, "groups (rollout.episodes / grpo.group_size)", grpo.minibatches, "grpo")
+    if grpo.final_kl_coef and not grpo.kl_coef:
         raise ConfigError("grpo.final_kl_coef is where grpo.kl_coef ends, which is 0: give it a value to begin with")
-    for name, chosen in (
-        ("advantage_level same_prompt", config.grpo.advantage_level == "same_prompt"),
-        ("baseline batch", config.grpo.baseline == "batch"),
-    ):
-        if chosen and config.grpo.advantage == "std":
+    for name in ("advantage_level same_prompt", "baseline batch"):
+        setting, _, value = name.partition(" ")
+        if getattr(grpo, setting) == value and grpo.advantage == "std":
             raise ConfigError(f"grpo.{name} compares returns as they are: set grpo.advantage none")
-    runs.check(config, make_aec if config.grpo.seats == "all" else lambda env: make_envs(env, 1))
+    runs.check(config, make_aec if grpo.seats == "all" else lambda env: make_envs(env, 1))
 
 
-def collect(config: GrpoConfig, learner: Learner, games: EpisodeRunner | SelfPlay, step: int) -> list[list[Episode]]:
+def collect(
+    config: GrpoConfig, run: Run, trainer: Trainer, games: EpisodeRunner | SelfPlay, step: int
+) -> list[list[Episode]]:
     """Plays this process's share of a step: groups of episodes from one start, in one seat."""
-    size, dynamic_sampling_rounds = config.grpo.group_size, config.grpo.dynamic_sampling_rounds
-    wanted = config.rollout.episodes // size // learner.accelerator.num_processes
-    starts = learner.starts(step, config.rollout.episodes // size * (1 + dynamic_sampling_rounds))
-    generator = learner.generator(step)
+    size, rounds, world = (
+        config.grpo.group_size,
+        1 + config.grpo.dynamic_sampling_rounds,
+        trainer.accelerator.num_processes,
+    )
+    starts = run.starts(step, config.rollout.episodes // size * rounds)
+    missing = config.rollout.episodes // size // world
+    generator = run.generator(step)
     groups: list[list[Episode]] = []
-    missing = wanted
-    for _ in range(1 + dynamic_sampling_rounds):
-        starts = [start for start in starts[:missing] for _ in range(size)]
-        starts = starts[missing:]
-        with learner.accelerator.autocast():
+    for _ in range(rounds):
+        now, starts = starts[:missing], starts[missing:]
+        repeated = [start for start in now for _ in range(size)]
+        with trainer.accelerator.autocast():
             if isinstance(games, SelfPlay):
-                played = games.play(starts, learner.engine, config.rollout.temperature, generator, size)
+                played = games.play(repeated, trainer.engine, config.rollout.temperature, generator, size)
             else:
-                played = [[e] for e in games.play_starts(starts, config.rollout.temperature, generator, size)]
+                played = [[e] for e in games.play_starts(repeated, config.rollout.temperature, generator, size)]
         for first in range(0, len(played), size):
             seats = [list(seat) for seat in zip(*played[first : first + size], strict=True)]
             groups += seats
@@ -125,12 +121,15 @@ def collect(config: GrpoConfig, learner: Learner, games: EpisodeRunner | SelfPla
             break
     for number, group in enumerate(groups):
         for episode in group:
-            episode.group = number * learner.accelerator.num_processes + learner.accelerator.process_index
+            episode.group = number * world + trainer.accelerator.process_index
     return groups
 
 
 def advantage(config: GrpoConfig, groups: list[list[Episode]]) -> tuple[list[Row], dict[str, float]]:
-    """Gives each turn its advantage; the rows to train are those of groups that tell anything, and of turns that do."""
+    """Gives each turn its advantage and makes the rows to train on.
+
+    ``filter_zero_std`` leaves out groups whose returns are all equal, and rows whose advantages are all 0.
+    """
     grpo, whole_batch = config.grpo, config.grpo.baseline == "batch"
     returns = torch.tensor([[e.total_reward for e in group] for group in groups], dtype=torch.float64)
     varied = nonzero_std(returns)
@@ -149,7 +148,7 @@ def advantage(config: GrpoConfig, groups: list[list[Episode]]) -> tuple[list[Row
     rows: list[Row] = []
     for group, varies in zip(groups, varied.tolist(), strict=True):
         for episode in group:
-            episode_rows = to_rows(episode.turns, [[turn.advantage] * len(turn.action_ids) for turn in episode.turns])
+            episode_rows = to_rows(episode.turns)
             if grpo.filter_zero_std and (grpo.advantage_level == "same_prompt" or whole_batch):
                 episode_rows = [row for row in episode_rows if any(row.advantages)]
             if varies or whole_batch or not grpo.filter_zero_std:
@@ -158,68 +157,57 @@ def advantage(config: GrpoConfig, groups: list[list[Episode]]) -> tuple[list[Row
 
 
 def batch_loss(
-    config: GrpoConfig, batch: Batch, policy: torch.nn.Module, reference: Divergence | None, kl_coef: float
+    config: GrpoConfig, batch: Batch, policy: torch.nn.Module, reference: Reference | None, kl_coef: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of each action token of the batch, and metrics to report; all ``[tokens]``."""
     grpo = config.grpo
-    logprobs, entropy, *kl = policy(batch, reference.hidden(batch) if reference else None, grpo.kl_direction)
-    old = batch.actions("old_logprobs")
-    log_ratio = logprobs - old
+    output = policy(batch, reference.hidden(batch) if reference else None, grpo.kl_direction)
+    old = batch.at_actions(batch.old_logprobs)
+    log_ratio = output.logprobs - old
     if grpo.ratio == "turn":
-        log_ratio = sequence_log_ratio(logprobs, old, *batch.turns())
-    loss = clipped_surrogate(log_ratio, batch.actions("advantages"), grpo.clip_low, grpo.clip_high)
-    ratio = log_ratio.exp()
-    clipped = (ratio < 1 - grpo.clip_low) | (ratio > 1 + grpo.clip_high)
-    metrics = {"policy/entropy": entropy, "losses/approx_kl": kl_estimate(old, logprobs), "losses/clipfrac": clipped}
-    metrics |= {"policy/ratio": ratio, "policy/engine_difference": (logprobs - old).abs(), "losses/policy": loss}
+        log_ratio = sequence_log_ratio(output.logprobs, old, *batch.turns())
+    loss = clipped_surrogate(log_ratio, batch.at_actions(batch.advantages), grpo.clip_low, grpo.clip_high)
+    metrics = policy_metrics(output, batch, log_ratio, grpo) | {"losses/policy": loss}
     if grpo.tis_cap:
-        loss = loss * batch.actions("importance")
-        metrics |= importance_metrics(batch)
-    for divergence in kl:
-        loss = loss + kl_coef * divergence
-        metrics["policy/kl_to_reference"] = divergence
+        loss = loss * batch.at_actions(batch.tis_weights)
+    if output.kl is not None:
+        loss = loss + kl_coef * output.kl
     return loss, metrics
 
 
-def update(config: GrpoConfig, rows: list[Row], learner: Learner, step: int) -> dict[str, float]:
-    """``epochs`` x ``minibatches`` optimizer steps on ``rows``; what it returns are means over tokens."""
-    grpo, policy = config.grpo, learner.policy
+def update(config: GrpoConfig, rows: list[Row], trainer: Trainer, step: int) -> dict[str, float]:
+    """``epochs`` x ``minibatches`` optimizer steps on ``rows``; returns metrics, means over tokens."""
+    grpo = config.grpo
     kl_coef = annealed(grpo.kl_coef, grpo.final_kl_coef, step, config.run.max_steps)
-    learner.annotate(rows, tis_cap=grpo.tis_cap)
-    return optimise(
+    return trainer.update(
         rows,
-        lambda batch: batch_loss(config, batch, policy, learner.reference, kl_coef),
-        policy,
-        learner.optimizer,
-        learner.accelerator,
-        config.optim,
-        learner.shuffler(step),
-        aggregation=grpo.aggregation,
-        max_new_tokens=config.rollout.max_new_tokens,
-        epochs=grpo.epochs,
-        minibatches=grpo.minibatches,
+        lambda batch: batch_loss(config, batch, trainer.policy, trainer.reference, kl_coef),
+        grpo,
+        step,
         keep_prompts=grpo.shuffle == "prompts",
         merge=not grpo.tis_cap,
-        columns=runs.columns(False, grpo.tis_cap),
     )
 
 
 def train(config: GrpoConfig, sources: dict[str, str], resume: bool) -> None:
     """The whole algorithm: collect, advantage, update, sync; then log, evaluate, checkpoint."""
-    learner = Learner("grpo", config, sources, resume, reference=config.grpo.kl_coef > 0)
-    games: EpisodeRunner | SelfPlay = EpisodeRunner.of(config, [], learner.engine, learner.chat)
+    trainer = Trainer.start(config, resume, reference=config.grpo.kl_coef > 0)
+    run = Run("grpo", config, sources, trainer)
+    games: EpisodeRunner | SelfPlay = EpisodeRunner.of(config, [], trainer.engine, trainer.chat)
     if config.grpo.seats == "all":
-        games = SelfPlay(config, learner.chat)
-    for step in learner.steps():
-        with learner.phase("collect"):
-            groups = collect(config, learner, games, step)
-        with learner.phase("update"):
+        games = SelfPlay(config, trainer.chat)
+    for step in run.steps():
+        with run.phase("collect"):
+            groups = collect(config, run, trainer, games, step)
+            episodes = [episode for group in groups for episode in group]
+        with run.phase("update"):
+            trainer.score_turns([episode.turns for episode in episodes], tis_cap=config.grpo.tis_cap)
             rows, metrics = advantage(config, groups)
-            metrics |= update(config, rows, learner, step)
-        with learner.phase("sync"):
-            learner.sync(step + 1)
-        learner.end_step(step, [episode for group in groups for episode in group], rows, metrics)
-    learner.finish()
+            metrics |= update(config, rows, trainer, step)
+        with run.phase("sync"):
+            trainer.sync(step + 1)
+        run.end_step(step, rows, metrics, episodes)
+    run.finish()
 
 
 def main(argv: list[str]) -> None:

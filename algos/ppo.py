@@ -3,9 +3,9 @@
     python algos/ppo.py --config configs/ppo_password_tiny.yaml
     accelerate launch algos/ppo.py --config configs/ppo_password_tiny.yaml
 
-A critic learns what is still to come; a token (or a reply) is credited with how much better things went than the critic
-had expected (GAE, arXiv 1506.02438), and the policy moves by the clipped loss (arXiv 1707.06347). The divergence from
-the starting model may be a part of the reward, as in RLHF (arXiv 1909.08593), or of the loss.
+A critic learns the expected return; the advantage of a token (or a reply) is how much better the episode went than the
+critic expected (GAE, arXiv 1506.02438), and the policy is updated with the clipped loss (arXiv 1707.06347). The KL
+divergence from the starting model is part of the reward, as in RLHF (arXiv 1909.08593), or of the loss.
 """
 
 from __future__ import annotations
@@ -15,240 +15,215 @@ import sys
 from functools import partial
 from typing import Literal
 
-import torch
-from accelerate.utils import gather_object
 from pydantic import Field
-from torch import Tensor
 
-from algos.config.schema import Section, TrainConfig
-from algos.data.batching import Batch
-from algos.data.episodes import Episode
-from algos.data.rows import Row, to_rows
-from algos.errors import ConfigError
-from algos.maths.advantages import RunningScale, explained_variance, gae, whiten
-from algos.maths.logprobs import Direction
-from algos.maths.losses import AdaptiveKL, Aggregation, clipped_surrogate, clipped_value_loss, kl_estimate
-from algos.model.critic import ActorCritic
-from algos.model.reference import Divergence
-from algos.rollout.environments import make_envs
-from algos.rollout.single_agent import EpisodeRunner
-from algos.training import learner as runs
-from algos.training.learner import Learner
-from algos.training.metrics import importance_metrics
-from algos.training.optimizers import annealed
-from algos.training.update import optimise
+from algos.config.schema import PolicyUpdateSection, TrainConfig
 
 
-class PpoSection(Section):
+class PpoSection(PolicyUpdateSection):
     critic: Literal["shared", "separate"] = Field(
-        "shared", description="The value head reads the policy's hidden states, or those of a backbone of its own."
+        "shared", description="The value head reads the policy's hidden states, or those of its own backbone."
     )
-    critic_lr: float | None = Field(None, gt=0, description="Learning rate of what is the critic's alone; null: lr.")
+    critic_lr: float | None = Field(
+        None, gt=0, description="Learning rate of the critic's own weights; null: optim.lr."
+    )
     gae_unit: Literal["token", "turn"] = Field(
-        "token", description="What a decision is in GAE: a sampled token, or a whole reply."
+        "token", description="One step of GAE: a sampled token, or a whole reply."
     )
-    gamma: float = Field(1.0, ge=0, le=1, description="Discount of what comes one decision later.")
+    gamma: float = Field(1.0, ge=0, le=1, description="Discount per step of GAE.")
     gae_lambda: float = Field(0.95, ge=0, le=1, description="lambda of GAE: 0 trusts the critic, 1 the returns.")
     whiten: bool = Field(True, description="Scale a step's advantages to mean 0 and variance 1.")
-    scale_rewards: bool = Field(False, description="Divide rewards by the running deviation of the returns.")
-    aggregation: Aggregation = Field("token", description="token, sequence or constant; see grpo.py.")
-    clip_low: float = Field(0.2, gt=0, lt=1, description="The ratio is clipped below at 1 - clip_low.")
-    clip_high: float = Field(0.2, gt=0, description="And above at 1 + clip_high.")
-    value_clip: float | None = Field(0.2, gt=0, description="A value moves no further than this a step; null: freely.")
+    scale_rewards: bool = Field(False, description="Divide rewards by the running standard deviation of the returns.")
+    value_clip: float | None = Field(0.2, gt=0, description="Maximum change of a value per step; null: no limit.")
     value_coef: float = Field(0.5, ge=0, description="Weight of the critic's loss.")
-    entropy_coef: float = Field(0.0, ge=0, description="Weight of the entropy, over the whole vocabulary.")
-    kl_coef: float = Field(0.0, ge=0, description="Weight of the divergence from the starting model; 0: no reference.")
-    final_kl_coef: float | None = Field(None, ge=0, description="The weight falls linearly to this; null: it stays.")
-    kl_in: Literal["reward", "loss"] = Field("loss", description="Where the divergence is counted.")
-    kl_direction: Direction = Field(
-        "reverse", description="reverse: KL(policy || reference). forward: KL(reference || policy), which keeps trying."
-    )
-    kl_target: float | None = Field(None, gt=0, description="Steer kl_coef towards this divergence; null: it is given.")
-    kl_horizon: float = Field(10.0, gt=0, description="So many steps change a steered kl_coef by at most a fifth.")
-    tis_cap: float | None = Field(
-        None, gt=0, description="Weigh tokens by trainer's / engine's probability, at most this; null: they are equal."
-    )
+    entropy_coef: float = Field(0.0, ge=0, description="Weight of the entropy over the whole vocabulary.")
+    kl_in: Literal["reward", "loss"] = Field("loss", description="Where the KL divergence is counted.")
+    kl_target: float | None = Field(None, gt=0, description="Adapt kl_coef to keep this KL divergence; null: fixed.")
+    kl_horizon: float = Field(10.0, gt=0, description="Steps in which an adapted kl_coef changes by at most a fifth.")
     epochs: int = Field(2, ge=1, description="Passes over each step's episodes.")
-    minibatches: int = Field(4, ge=1, description="Optimizer steps a pass.")
+    minibatches: int = Field(4, ge=1, description="Optimizer steps per epoch.")
 
 
 class PpoConfig(TrainConfig):
     ppo: PpoSection = PpoSection()
 
 
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from algos.data.batching import Batch
+from algos.data.episodes import Episode, Turn
+from algos.data.rows import Row, to_rows
+from algos.errors import ConfigError
+from algos.maths.advantages import RunningScale, explained_variance, gae, whiten
+from algos.maths.losses import AdaptiveKL, clipped_surrogate, clipped_value_loss
+from algos.model.critic import ActorCritic
+from algos.model.reference import Reference
+from algos.rollout.environments import make_envs
+from algos.rollout.single_agent import EpisodeRunner
+from algos.training import run as runs
+from algos.training.metrics import policy_metrics
+from algos.training.optimizers import annealed
+from algos.training.run import Run
+from algos.training.trainer import Trainer, write_column
+
+
 def check(config: PpoConfig) -> None:
-    """Everything that can be known to be wrong before a model loads."""
-    runs.check_divides(config.rollout.episodes, "episodes (rollout.episodes)", config.ppo.minibatches, "ppo")
-    if config.ppo.kl_target and not config.ppo.kl_coef:
-        raise ConfigError("ppo.kl_target steers ppo.kl_coef, which is 0: give it a value to begin with")
-    if config.ppo.final_kl_coef and not config.ppo.kl_coef:
+    """Refuses what can be known to be wrong before a model loads."""
+    ppo = config.ppo
+    runs.check_divides(config.rollout.episodes, "episodes (rollout.episodes)", ppo.minibatches, "ppo")
+    if ppo.kl_target and not ppo.kl_coef:
+        raise ConfigError("ppo.kl_target adapts ppo.kl_coef, which is 0: give it a value to begin with")
+    if ppo.final_kl_coef and not ppo.kl_coef:
         raise ConfigError("ppo.final_kl_coef is where ppo.kl_coef ends, which is 0: give it a value to begin with")
-    if config.ppo.kl_direction == "forward" and in_reward(config.ppo):
+    if ppo.kl_direction == "forward" and in_reward(ppo):
         raise ConfigError("ppo.kl_direction forward is no reward of the tokens sampled: set ppo.kl_in loss")
-    if config.ppo.kl_target and config.ppo.final_kl_coef is not None:
-        raise ConfigError("ppo.kl_target and ppo.final_kl_coef both move ppo.kl_coef: leave one out")
-    if config.ppo.critic == "separate" and config.model.quantize:
-        raise ConfigError("ppo.critic separate copies the model to train it, and 4 bits cannot be trained: use shared")
+    if ppo.kl_target and ppo.final_kl_coef is not None:
+        raise ConfigError("ppo.kl_target and ppo.final_kl_coef both change ppo.kl_coef: leave one out")
+    if ppo.critic == "separate" and config.model.quantize:
+        raise ConfigError("ppo.critic separate trains a copy of the model, and 4 bits cannot be trained: use shared")
     runs.check(config, lambda env: make_envs(env, 1))
 
 
-def collect(config: PpoConfig, learner: Learner, rollout: EpisodeRunner, step: int) -> list[Episode]:
+def collect(config: PpoConfig, run: Run, trainer: Trainer, games: EpisodeRunner, step: int) -> list[Episode]:
     """Plays this process's episodes of a step."""
-    starts = learner.starts(step, config.rollout.episodes)
-    with learner.accelerator.autocast():
-        return rollout.play_starts(starts, config.rollout.temperature, learner.generator(step))
+    starts = run.starts(step, config.rollout.episodes)
+    with trainer.accelerator.autocast():
+        return games.play_starts(starts, config.rollout.temperature, run.generator(step))
 
 
 def advantage(
-    config: PpoConfig, episodes: list[Episode], learner: Learner, scale: RunningScale, kl_coef: float
+    config: PpoConfig, episodes: list[Episode], trainer: Trainer, scale: RunningScale, kl_coef: float
 ) -> tuple[list[Row], dict[str, float]]:
-    """Rows to train, with their advantages and the critic's targets."""
+    """Gives each turn its advantages and the critic's targets, and makes the rows to train on."""
     ppo = config.ppo
-    rows = [to_rows(e.turns, [[0.0] * len(turn.action_ids) for turn in e.turns]) for e in episodes]
-    flat = [row for of_episode in rows for row in of_episode]
-    learner.annotate(flat, reference=in_reward(ppo), tis_cap=ppo.tis_cap, values=True)
-    after = bootstrap(episodes, learner)
+    trainer.score_turns([e.turns for e in episodes], reference=in_reward(ppo), tis_cap=ppo.tis_cap, values=True)
+    after = bootstrap(episodes, trainer)
     if ppo.scale_rewards:
         scale.update(gather_object([e.total_reward for e in episodes]))
-    estimates: list[Tensor] = []
-    targets: list[Tensor] = []
-    for episode, of_episode, value_after in zip(episodes, rows, after, strict=True):
-        if not episode.turns:  # over before its first reply
-            continue
-        values, old = at_actions(of_episode, "values"), at_actions(of_episode, "old_logprobs")
-        ends = torch.tensor([len(turn.action_ids) for turn in episode.turns]).cumsum(0)
-        rewards = torch.zeros_like(values)
-        rewards[ends - 1] = torch.tensor([turn.reward / scale.value for turn in episode.turns], dtype=values.dtype)
-        if in_reward(ppo):
-            rewards -= kl_coef * (old - at_actions(of_episode, "reference"))
-        if ppo.gae_unit == "token":
-            credit, target = gae(rewards, values, value_after, ppo.gamma, ppo.gae_lambda)
-        else:  # a reply is one decision: its value is read where its prompt ends
-            lengths = ends.diff(prepend=torch.zeros(1, dtype=ends.dtype))
-            earned = torch.stack([part.sum() for part in rewards.split(lengths.tolist())])
-            credit, target = gae(earned, values[ends - lengths], value_after, ppo.gamma, ppo.gae_lambda)
-            credit, target = credit.repeat_interleave(lengths), target.repeat_interleave(lengths)
-        estimates.append(credit)
-        targets.append(target)
-    everything = torch.cat([*estimates, torch.zeros(0)])
+    estimates: list[Tensor] = [torch.zeros(0)]
+    targets: list[Tensor] = [torch.zeros(0)]
+    for episode, value_after in zip(episodes, after, strict=True):
+        if episode.turns:  # else it was over before its first reply
+            estimate, target = episode_advantages(ppo, episode.turns, value_after, scale.value, kl_coef)
+            estimates.append(estimate)
+            targets.append(target)
+    advantages = torch.cat(estimates)
     if ppo.whiten:
-        everything = whiten(everything, reduce=learner.summed)
-    write_advantages(flat, everything, torch.cat([*targets, torch.zeros(0)]))
-    for turn, part in zip(
-        (turn for e in episodes for turn in e.turns),
-        everything.split([len(turn.action_ids) for e in episodes for turn in e.turns]),
-        strict=True,
-    ):
-        turn.advantage = part.mean().item()
-    values, target = (torch.tensor(gather_object(at_actions(flat, name).tolist())) for name in ("values", "targets"))
+        advantages = whiten(advantages, reduce=trainer.summed)
+    turns = [turn for episode in episodes for turn in episode.turns]
+    write_column(turns, "advantages", advantages)
+    write_column(turns, "value_targets", torch.cat(targets))
+    values, goals = (torch.tensor(gather_object(column(turns, name).tolist())) for name in ("values", "value_targets"))
     metrics = {"value/mean": values.sum().item() / max(len(values), 1)}
-    return flat, metrics | {"losses/explained_variance": explained_variance(values, target)}
+    metrics["losses/explained_variance"] = explained_variance(values, goals)
+    return [row for episode in episodes for row in to_rows(episode.turns)], metrics
+
+
+def episode_advantages(
+    ppo: PpoSection, turns: list[Turn], value_after: float, scale: float, kl_coef: float
+) -> tuple[Tensor, Tensor]:
+    """Advantages and value targets of an episode's action tokens, both ``[tokens]``.
+
+    Observation tokens are left out: each one between two turns would multiply the earlier turn's credit by
+    gamma * lambda. The reward of a turn is at its last token.
+
+    Args:
+        value_after: The critic's estimate after the episode; 0 where the rules ended it.
+        scale: What rewards are divided by.
+    """
+    values = column(turns, "values")
+    lengths = torch.tensor([len(turn.action_ids) for turn in turns])
+    ends = lengths.cumsum(0)
+    rewards = torch.zeros_like(values)
+    rewards[ends - 1] = torch.tensor([turn.reward / scale for turn in turns], dtype=values.dtype)
+    if in_reward(ppo):
+        rewards -= kl_coef * (column(turns, "old_logprobs") - column(turns, "reference_logprobs"))
+    if ppo.gae_unit == "token":
+        return gae(rewards, values, value_after, ppo.gamma, ppo.gae_lambda)
+    # A reply is one step: [turns]. Its value is read at the end of its prompt, before its first token.
+    earned = torch.stack([part.sum() for part in rewards.split(lengths.tolist())])
+    estimate, target = gae(earned, values[ends - lengths], value_after, ppo.gamma, ppo.gae_lambda)
+    return estimate.repeat_interleave(lengths), target.repeat_interleave(lengths)
 
 
 def in_reward(ppo: PpoSection) -> bool:
-    """Whether each token pays for its divergence from the starting model."""
+    """Whether the reward of each token includes its KL divergence from the starting model."""
     return ppo.kl_coef > 0 and ppo.kl_in == "reward"
 
 
-def bootstrap(episodes: list[Episode], learner: Learner) -> list[float]:
+def bootstrap(episodes: list[Episode], trainer: Trainer) -> list[float]:
     """The critic's value of the state after each episode: 0 where the rules ended it."""
-    cut = [Row(e.final_prompt_ids, [0], [True], [0.0], [0.0]) for e in episodes if e.truncated]
-    learner.annotate(cut, values=True)
-    values = iter(row.columns["values"][0] for row in cut)
+    cut = [Turn(episode.final_prompt_ids, [0], [0.0]) for episode in episodes if episode.truncated]
+    trainer.score_turns([[turn] for turn in cut], values=True)
+    values = iter(turn.values[0] for turn in cut)
     return [next(values) if episode.truncated else 0.0 for episode in episodes]
 
 
-def at_actions(rows: list[Row], name: str) -> Tensor:
-    """A column at the sampled tokens of ``rows``, in order, ``[tokens]``."""
-    columns = [row.old_logprobs if name == "old_logprobs" else row.columns[name] for row in rows]
-    return torch.tensor([v for row, c in zip(rows, columns) for v, mine in zip(c, row.action_mask) if mine])
-
-
-def write_advantages(rows: list[Row], advantages: Tensor, targets: Tensor) -> None:
-    """Writes what was computed for the sampled tokens of ``rows``, ``[tokens]``, into them."""
-    counts = [row.action_tokens for row in rows]
-    for row, advantage_part, target_part in zip(rows, advantages.split(counts), targets.split(counts), strict=True):
-        row.advantages, row.columns["targets"] = row.spread(advantage_part.tolist()), row.spread(target_part.tolist())
+def column(turns: list[Turn], name: str) -> Tensor:
+    """A column of the turns' action tokens, in order, ``[tokens]``."""
+    return torch.tensor([value for turn in turns for value in getattr(turn, name)])
 
 
 def batch_loss(
-    config: PpoConfig, batch: Batch, policy: torch.nn.Module, reference: Divergence | None, kl_coef: float
+    config: PpoConfig, batch: Batch, policy: torch.nn.Module, reference: Reference | None, kl_coef: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of each action token of the batch, and metrics to report; all ``[tokens]``."""
     ppo = config.ppo
-    logprobs, entropy, values, *kl = policy(batch, reference.hidden(batch) if reference else None, ppo.kl_direction)
-    old = batch.actions("old_logprobs")
-    ratio = (logprobs - old).exp()
-    policy_loss = clipped_surrogate(logprobs - old, batch.actions("advantages"), ppo.clip_low, ppo.clip_high)
-    value_loss = clipped_value_loss(values, batch.actions("values"), batch.actions("targets"), ppo.value_clip)
-    clipped = (ratio < 1 - ppo.clip_low) | (ratio > 1 + ppo.clip_high)
-    metrics = {"policy/entropy": entropy, "losses/approx_kl": kl_estimate(old, logprobs), "losses/clipfrac": clipped}
-    metrics |= {"policy/ratio": ratio, "policy/engine_difference": (logprobs - old).abs()}
+    output = policy(batch, reference.hidden(batch) if reference else None, ppo.kl_direction)
+    log_ratio = output.logprobs - batch.at_actions(batch.old_logprobs)
+    policy_loss = clipped_surrogate(log_ratio, batch.at_actions(batch.advantages), ppo.clip_low, ppo.clip_high)
+    old_values, targets = batch.at_actions(batch.values), batch.at_actions(batch.value_targets)
+    value_loss = clipped_value_loss(output.values, old_values, targets, ppo.value_clip)
+    metrics = policy_metrics(output, batch, log_ratio, ppo)
     metrics |= {"losses/policy": policy_loss, "losses/value": value_loss}
     if ppo.tis_cap:
-        policy_loss = policy_loss * batch.actions("importance")
-        metrics |= importance_metrics(batch)
-    loss = policy_loss + ppo.value_coef * value_loss - ppo.entropy_coef * entropy
-    for divergence in kl:
-        metrics["policy/kl_to_reference"] = divergence
-        if ppo.kl_in == "loss":
-            loss = loss + kl_coef * divergence
+        policy_loss = policy_loss * batch.at_actions(batch.tis_weights)
+    loss = policy_loss + ppo.value_coef * value_loss - ppo.entropy_coef * output.entropy
+    if output.kl is not None and ppo.kl_in == "loss":
+        loss = loss + kl_coef * output.kl
     return loss, metrics
 
 
-def update(config: PpoConfig, rows: list[Row], learner: Learner, step: int, kl_coef: float) -> dict[str, float]:
-    """``epochs`` x ``minibatches`` optimizer steps on ``rows``; what it returns are means over tokens."""
-    ppo, policy = config.ppo, learner.policy
-    return optimise(
+def update(config: PpoConfig, rows: list[Row], trainer: Trainer, step: int, kl_coef: float) -> dict[str, float]:
+    """``epochs`` x ``minibatches`` optimizer steps on ``rows``; returns metrics, means over tokens."""
+    return trainer.update(
         rows,
-        lambda batch: batch_loss(config, batch, policy, learner.reference, kl_coef),
-        policy,
-        learner.optimizer,
-        learner.accelerator,
-        config.optim,
-        learner.shuffler(step),
-        aggregation=ppo.aggregation,
-        max_new_tokens=config.rollout.max_new_tokens,
-        epochs=ppo.epochs,
-        minibatches=ppo.minibatches,
+        lambda batch: batch_loss(config, batch, trainer.policy, trainer.reference, kl_coef),
+        config.ppo,
+        step,
         merge=False,
-        columns=["values", "targets", *runs.columns(in_reward(ppo), ppo.tis_cap)],
     )
 
 
 def train(config: PpoConfig, sources: dict[str, str], resume: bool) -> None:
     """The whole algorithm: collect, advantage, update, sync; then log, evaluate, checkpoint."""
     ppo = config.ppo
-    steered = AdaptiveKL(ppo.kl_coef, ppo.kl_target, ppo.kl_horizon) if ppo.kl_target else None
+    wrap = partial(ActorCritic, separate=ppo.critic == "separate")
+    trainer = Trainer.start(config, resume, reference=ppo.kl_coef > 0, wrap=wrap, critic_lr=ppo.critic_lr)
+    run = Run("ppo", config, sources, trainer)
     scale = RunningScale()
-    learner = Learner(
-        "ppo",
-        config,
-        sources,
-        resume,
-        reference=ppo.kl_coef > 0,
-        wrap=partial(ActorCritic, separate=ppo.critic == "separate"),
-        critic_lr=ppo.critic_lr,
-    )
-    learner.register_for_checkpointing(return_scale=scale)
-    if steered:
-        learner.register_for_checkpointing(kl=steered)
-    rollout = EpisodeRunner.of(config, [], learner.engine, learner.chat)
-    for step in learner.steps():
-        kl_coef = steered.coef if steered else annealed(ppo.kl_coef, ppo.final_kl_coef, step, config.run.max_steps)
-        with learner.phase("collect"):
-            episodes = collect(config, learner, rollout, step)
-        with learner.phase("update"):
-            rows, metrics = advantage(config, episodes, learner, scale, kl_coef)
-            metrics |= update(config, rows, learner, step, kl_coef)
-        if steered:
+    run.register_for_checkpointing(return_scale=scale)
+    adaptive = AdaptiveKL(ppo.kl_coef, ppo.kl_target, ppo.kl_horizon) if ppo.kl_target else None
+    if adaptive:
+        run.register_for_checkpointing(kl=adaptive)
+    games = EpisodeRunner.of(config, [], trainer.engine, trainer.chat)
+    for step in run.steps():
+        kl_coef = adaptive.coef if adaptive else annealed(ppo.kl_coef, ppo.final_kl_coef, step, config.run.max_steps)
+        with run.phase("collect"):
+            episodes = collect(config, run, trainer, games, step)
+        with run.phase("update"):
+            rows, metrics = advantage(config, episodes, trainer, scale, kl_coef)
+            metrics |= update(config, rows, trainer, step, kl_coef)
+        if adaptive:
             metrics["policy/kl_coef"] = kl_coef
             if math.isfinite(divergence := metrics.get("policy/kl_to_reference", math.nan)):
-                steered.update(divergence, 1)
-        with learner.phase("sync"):
-            learner.sync(step + 1)
-        learner.end_step(step, episodes, rows, metrics)
-    learner.finish()
+                adaptive.update(divergence, 1)
+        with run.phase("sync"):
+            trainer.sync(step + 1)
+        run.end_step(step, rows, metrics, episodes)
+    run.finish()
 
 
 def main(argv: list[str]) -> None:

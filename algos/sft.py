@@ -1,82 +1,98 @@
 """Supervised fine-tuning on games of a scripted player: the warm start. It teaches the format, not the play.
 
     python algos/sft.py --config configs/sft_tictactoe_tiny.yaml
+    llm-gym train sft --config configs/sft_tictactoe_tiny.yaml --model.path Qwen/Qwen3-0.6B
 
-Loss: the mean of -log p(token) over the tokens of the demonstrated replies; over those of the prompts too with
-``sft.completion_only_loss: false``.
+Loss: the mean of -log p(token) over the tokens of the demonstrated replies; with ``sft.completion_only_loss: false``
+over those of the prompts too. ``model.path: tiny`` starts from random weights.
 """
 
 from __future__ import annotations
 
 import sys
-import time
+from typing import Any
 
-from accelerate import Accelerator
-from tqdm import tqdm
+from pydantic import model_validator
 
-from algos.cluster.offline import prepare
-from algos.config.load import load
-from algos.config.schema import Config, SftSection
-from algos.engines.hf import HFEngine
-from algos.errors import ConfigError, die
-from algos.evaluation.evaluator import evaluate
-from algos.model.chat import Chat
-from algos.model.load import check_settings, load_model
-from algos.report.page import last_line, write_report
-from algos.rollout.environments import make_envs
-from algos.rollout.single_agent import EpisodeRunner
-from algos.run_folder import checkpoints as checkpoint
-from algos.run_folder.write import Tracker, claim_folder
-from algos.warm_start.demonstrations import as_rows, demonstrate
-from algos.warm_start.embedded import untrained_tiny
-from algos.warm_start.fit import fit
+from algos.config.schema import Config, OptimSection, SftSection
 
 
 class SftConfig(Config):
     sft: SftSection = SftSection()
 
+    @model_validator(mode="after")
+    def _steps(self) -> SftConfig:
+        """``run.max_steps`` may end the training early; by default it is ``sft.steps``."""
+        if "max_steps" not in self.run.model_fields_set:
+            self.run = self.run.model_copy(update={"max_steps": self.sft.steps})
+        if self.run.max_steps > self.sft.steps:
+            raise ValueError(
+                f"run.max_steps {self.run.max_steps} is more than sft.steps {self.sft.steps}: raise sft.steps"
+            )
+        return self
 
-def train(config: SftConfig, sources: dict[str, str]) -> None:
-    """Demonstrate, fit, log, evaluate, checkpoint. ``model.path: tiny`` starts from random weights."""
-    started = time.monotonic()
-    accelerator = Accelerator(log_with=config.run.trackers or None, project_dir=config.run.dir / "tensorboard")
-    conversations = demonstrate(config.env, config.sft, config.run.seed)
-    if config.model.path == "tiny":
-        model, tokenizer = untrained_tiny(conversations, config.run.seed)
-    else:
-        model, tokenizer = load_model(config.model.path, config.model)
-    model.to(accelerator.device)
-    chat = Chat(tokenizer, config.rollout.thinking)
-    engine = HFEngine(model, chat.stop_ids, config.rollout.max_new_tokens)
-    rollout = EpisodeRunner.of(config, make_envs(config.env, config.rollout.episodes), engine, chat)
-    tracker = Tracker(config, sources, accelerator, start_step=0)
-    before = evaluate(rollout, config.eval.episodes, config.eval.temperature, accelerator)
-    rows = as_rows(conversations, chat, config.rollout.context, config.sft.completion_only_loss)
-    bar = tqdm(fit(model, rows, config.sft, config.run.seed), total=config.sft.steps)
-    for step, loss in enumerate(bar, 1):
-        tracker.log(step, {"losses/sft": loss})
-        bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-    checkpoint.save(config.run.dir, config.sft.steps, model, tokenizer, {}, config.run.keep)
-    after = evaluate(rollout, config.eval.episodes, config.eval.temperature, accelerator)
-    summary = {"algorithm": "sft", "env": config.env.id, "steps": config.sft.steps, "episodes": config.sft.episodes}
-    tracker.write_summary(summary | {"wall_s": time.monotonic() - started, "before": before, "after": after})
-    tracker.close()
-    write_report([config.run.dir], config.run.dir / "report.html")
-    print(f"{last_line('before', before)}\n{last_line('after', after)}\n{config.run.dir / 'report.html'}")
+    @property
+    def optim(self) -> OptimSection:
+        """The optimizer's settings, from the section ``sft``."""
+        return OptimSection(lr=self.sft.lr, micro_batch=self.sft.micro_batch)
+
+
+from torch import Tensor
+
+from algos.config.schema import PolicyUpdateSection
+from algos.data.batching import Batch
+from algos.errors import ConfigError
+from algos.model.forward import Policy
+from algos.model.load import load_model
+from algos.rollout.environments import make_envs
+from algos.training import run as runs
+from algos.training.run import Run
+from algos.training.trainer import Trainer
+from algos.warm_start.demonstrations import as_rows, demonstrate
+from algos.warm_start.embedded import untrained_tiny
+from algos.warm_start.fit import draw_rows, learning_rate
+
+
+def check(config: SftConfig) -> None:
+    """Refuses what can be known to be wrong before a model loads."""
+    if config.model.path == "tiny" and config.model.lora_rank:
+        raise ConfigError("model.lora_rank: tiny starts from random weights here; adapters need a trained model")
+    make_envs(config.env, 1)
+    runs.check_common(config)
+
+
+def train(config: SftConfig, sources: dict[str, str], resume: bool) -> None:
+    """The whole algorithm: demonstrate, then update; log, evaluate, checkpoint."""
+    sft, seed = config.sft, config.run.seed
+    demonstrations = demonstrate(config.env, sft, seed)
+
+    def load(path: Any) -> tuple[Any, Any]:
+        return untrained_tiny(demonstrations, seed) if path == "tiny" else load_model(path, config.model)
+
+    # Labels are learned at temperature 1, whatever replies are sampled at.
+    trainer = Trainer.start(config, resume, load=load, wrap=lambda model, _: Policy(model, temperature=1.0))
+    run = Run("sft", config, sources, trainer)
+    run.state["episodes"] = len(demonstrations)
+    rows = as_rows(demonstrations, trainer.chat, config.rollout.context, sft.completion_only_loss)
+
+    def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return -trainer.policy(batch).logprobs, {}
+
+    for step in run.steps():
+        for group in trainer.optimizer.param_groups:
+            group["lr"] = learning_rate(sft, step)
+        with run.phase("update"):
+            world, rank = trainer.accelerator.num_processes, trainer.accelerator.process_index
+            share = draw_rows(rows, sft, seed, step)[rank::world]
+            metrics = trainer.update(share, loss, PolicyUpdateSection(), step, shuffle=False, merge=False)
+        with run.phase("sync"):
+            trainer.sync(step + 1)
+        run.end_step(step, share, metrics | {"losses/sft": metrics["losses/total"]})
+    run.finish()
 
 
 def main(argv: list[str]) -> None:
-    try:
-        config, sources, flags = load(SftConfig, argv)
-        prepare(config)
-        check_settings(config.model)
-        if config.model.path == "tiny" and config.model.lora_rank:
-            raise ConfigError("model.lora_rank: tiny starts from random weights here; adapters need a trained model")
-        make_envs(config.env, 1)
-        claim_folder(config.run.dir, resume=False, overwrite=flags["overwrite"])
-        train(config, sources)
-    except ConfigError as error:
-        die(error)
+    runs.run_script(SftConfig, check, train, argv)
 
 
 if __name__ == "__main__":

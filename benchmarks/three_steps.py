@@ -35,7 +35,7 @@ def run(config: Path, folder: Path, short: bool) -> dict[str, Any]:
     command += ["--run.dir", str(out), "--run.seed", "0", "--run.max_steps", "3", "--run.save_every", "100"]
     command += EVALUATED + (SHORT if short else ())
     if algorithm == "sft":
-        command += () if short else ("--sft.steps", "12")
+        command += ["--sft.steps", "12", "--run.max_steps", "12"]
     if "also" in (evaluation := yaml.safe_load(config.read_text()).get("eval", {})) or "extra" in evaluation:
         command += ["--eval.extra" if "extra" in evaluation else "--eval.also", "[]"]
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "LLM_GYM_CACHE": str(folder / "cache")}

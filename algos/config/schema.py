@@ -116,6 +116,33 @@ class OptimSection(Section):
     )
 
 
+class PolicyUpdateSection(Section):
+    """What the policy updates of GRPO, PPO and SPIRAL share."""
+
+    aggregation: Literal["token", "sequence", "constant"] = Field(
+        "token", description="How token losses are averaged: token (DAPO), sequence (GRPO) or constant (Dr. GRPO)."
+    )
+    clip_low: float = Field(0.2, gt=0, lt=1, description="The importance ratio is clipped below at 1 - clip_low.")
+    clip_high: float = Field(0.2, gt=0, description="The importance ratio is clipped above at 1 + clip_high.")
+    tis_cap: float | None = Field(
+        None,
+        gt=0,
+        description="Truncated importance sampling (engine and trainer): largest weight of a token; null: off.",
+    )
+    kl_coef: float = Field(
+        0.0, ge=0, description="Weight of the KL divergence from the reference (SPIRAL: the magnet); 0: no reference."
+    )
+    final_kl_coef: float | None = Field(
+        None, ge=0, description="kl_coef changes linearly to this value at the last step; null: it stays."
+    )
+    kl_direction: Literal["reverse", "forward"] = Field(
+        "reverse",
+        description="reverse: KL(policy || reference). forward: KL(reference || policy), which keeps exploration.",
+    )
+    epochs: int = Field(1, ge=1, description="Passes over each step's episodes.")
+    minibatches: int = Field(1, ge=1, description="Optimizer steps per epoch.")
+
+
 class ExtraEvaluation(BaseModel):
     """A further evaluation. What is null is as in the main evaluation or in ``rollout``; ``id: null`` is ``env``.
 

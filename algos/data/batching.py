@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from algos.data.rows import Row
+from algos.data.rows import SCORES, Row
 
 BEGINNING = 24
 """Prompts that have so many tokens in common are taken for the same game's."""
@@ -54,7 +54,10 @@ class Prompts:
 
 @dataclass
 class Batch:
-    """Rows as tensors: ``[rows, length]`` after the prompt, padded on the right with zeros and False."""
+    """Rows as tensors: ``[rows, length]`` after the prompt, padded on the right with zeros and False.
+
+    The fields are those of :class:`~algos.data.rows.Row`; an optional column that the rows lack is None.
+    """
 
     prompts: Prompts
     ids: Tensor
@@ -63,7 +66,10 @@ class Batch:
     old_logprobs: Tensor
     advantages: Tensor
     weights: Tensor
-    columns: dict[str, Tensor] = field(default_factory=dict)
+    values: Tensor | None = None
+    value_targets: Tensor | None = None
+    tis_weights: Tensor | None = None
+    engine_difference: Tensor | None = None
 
     @staticmethod
     def of(rows: Sequence[Row], device: torch.device | str = "cpu") -> Batch:
@@ -73,6 +79,7 @@ class Batch:
             return torch.tensor([v + [fill] * (length - len(v)) for v in values], dtype=dtype, device=device)
 
         real = torch.get_default_dtype()
+        scores = {name: [getattr(row, name) for row in rows] for name in SCORES}
         return Batch(
             prompts=Prompts.of([row.prompt_ids for row in rows], device),
             ids=pad([row.ids for row in rows], 0, torch.long),
@@ -81,13 +88,14 @@ class Batch:
             old_logprobs=pad([row.old_logprobs for row in rows], 0.0, real),
             advantages=pad([row.advantages for row in rows], 0.0, real),
             weights=torch.tensor([row.weight for row in rows], dtype=real, device=device),
-            columns={name: pad([row.columns[name] for row in rows], 0.0, real) for name in rows[0].columns},
+            **{name: pad(columns, 0.0, real) for name, columns in scores.items() if columns[0]},
         )
 
-    def actions(self, name: str) -> Tensor:
-        """The entries of a ``[rows, length]`` field or column at action tokens, row by row: ``[tokens]``."""
-        values = self.columns[name] if name in self.columns else getattr(self, name)
-        return values[self.action_mask]
+    def at_actions(self, column: Tensor | None) -> Tensor:
+        """The entries of a ``[rows, length]`` column at action tokens, row by row: ``[tokens]``."""
+        if column is None:
+            raise ValueError("the rows of this batch have no such column")
+        return column[self.action_mask]
 
     def turns(self) -> tuple[Tensor, int]:
         """Which turn each action token belongs to, ``[tokens]``, and how many turns there are.
@@ -124,7 +132,7 @@ def merge_equal(rows: Sequence[Row]) -> list[Row]:
     """Rows with the same tokens and advantages of the same sign as one, of their weight and mean advantage.
 
     A clipped loss is linear in the advantage on either side of zero, so the gradient is that of all of them. In a small
-    game most rows of a batch are met several times. Columns are taken from the first: they must depend on tokens alone.
+    game most rows of a batch occur several times. Other columns are the first row's: they must depend on tokens alone.
     """
     merged: dict[object, Row] = {}
     for row in rows:
@@ -153,24 +161,32 @@ def micro_batches(
             yield part, Batch.of(part, device)
 
 
-def annotate(
-    rows: Sequence[Row], columns: Callable[[Batch], dict[str, Tensor]], size: int, device: torch.device | str = "cpu"
-) -> None:
-    """Gives every row the columns that a model computes for its action tokens; rows of equal tokens are run once.
+class Scores(NamedTuple):
+    """What models that stay fixed during an update say of sampled tokens, ``[tokens]`` each; None: not asked for."""
+
+    trainer_logprobs: Tensor | None = None
+    reference_logprobs: Tensor | None = None
+    values: Tensor | None = None
+
+
+def score_rows(
+    rows: Sequence[Row], score: Callable[[Batch], Scores], size: int, device: torch.device | str = "cpu"
+) -> list[Scores]:
+    """The scores of each row's action tokens, in the order of ``rows``; rows of equal tokens are run once.
 
     Args:
-        columns: A batch -> named values, ``[tokens]`` each.
+        score: A batch -> the scores of its action tokens, row by row.
         size: Rows at a time.
     """
-    alike: defaultdict[object, list[Row]] = defaultdict(list)
-    for row in rows:
-        alike[tuple(row.prompt_ids), tuple(row.ids), tuple(row.action_mask)].append(row)
+    same: defaultdict[object, list[int]] = defaultdict(list)
+    for number, row in enumerate(rows):
+        same[tuple(row.prompt_ids), tuple(row.ids), tuple(row.action_mask)].append(number)
+    alone = {id(rows[numbers[0]]): numbers for numbers in same.values()}
+    found: dict[int, Scores] = {}
     with torch.no_grad():
-        for part, batch in micro_batches([same[0] for same in alike.values()], size, device):
+        for part, batch in micro_batches([rows[numbers[0]] for numbers in same.values()], size, device):
             counts = [row.action_tokens for row in part]
-            for name, values in columns(batch).items():
-                for row, own in zip(part, values.split(counts), strict=True):
-                    row.columns[name] = row.spread(own.tolist())
-    for first, *others in alike.values():
-        for other in others:
-            other.columns |= first.columns
+            columns = [[None] * len(part) if c is None else c.split(counts) for c in score(batch)]
+            for row, *own in zip(part, *columns, strict=True):
+                found |= dict.fromkeys(alone[id(row)], Scores(*own))
+    return [found[number] for number in range(len(rows))]

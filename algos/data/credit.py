@@ -51,4 +51,5 @@ def same_prompt_advantages(episodes: Sequence[Episode], gathered: bool = False) 
     to_go = [sum(t.reward for t in episode.turns[i:]) for episode in episodes for i in range(len(episode.turns))]
     credit, company = among_equals([tuple(turn.prompt_ids) for turn in turns], to_go, gathered)
     for turn, value, others in zip(turns, credit, company, strict=True):
-        turn.advantage = value if others > 1 else turn.advantage
+        if others > 1:
+            turn.advantage = value

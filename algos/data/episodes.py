@@ -12,18 +12,26 @@ from algos.data.tasks import Start
 class Turn:
     """One reply, as sampled: nothing here is ever decoded and encoded again.
 
+    Columns have one number an action token; those that training adds are empty before.
+
     Attributes:
         prompt_ids: The tokens the model saw.
         action_ids: The tokens it sampled, the end-of-turn token included if it was sampled.
         logprobs: Their log-probabilities when sampled, at the temperature sampled.
         observation: The environment's text that this turn answers.
         reply: ``action_ids`` as text, without the end-of-turn token.
-        parse: What the environment made of it: ok, malformed, illegal.
-        reward: What it brought.
-        advantage: What training made of it: the mean over its tokens.
-        player: The seat that spoke.
+        parse: How the environment read it: ok, malformed, illegal.
+        reward: What it earned.
+        player: The seat that replied.
         stop_reason: ``stop`` (the model ended its turn) or ``length`` (it was cut).
         policy_version: Number of optimizer steps the sampling policy had had.
+        advantages: How much better than expected each token was.
+        trainer_logprobs: Log-probabilities by the trainer's own forward pass.
+        reference_logprobs: Log-probabilities under the reference.
+        values: The critic's estimates before each token.
+        value_targets: What these should become.
+        tis_weights: Truncated importance weights, trainer over engine.
+        engine_difference: |trainer_logprobs - logprobs|.
     """
 
     prompt_ids: list[int]
@@ -33,10 +41,30 @@ class Turn:
     reply: str = ""
     parse: str = "ok"
     reward: float = 0.0
-    advantage: float = 0.0
     player: int = 0
     stop_reason: str = "stop"
     policy_version: int = 0
+    advantages: list[float] = field(default_factory=list)
+    trainer_logprobs: list[float] = field(default_factory=list)
+    reference_logprobs: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+    value_targets: list[float] = field(default_factory=list)
+    tis_weights: list[float] = field(default_factory=list)
+    engine_difference: list[float] = field(default_factory=list)
+
+    @property
+    def old_logprobs(self) -> list[float]:
+        """Log-probabilities before the update: the trainer's where it computed them, else the engine's."""
+        return self.trainer_logprobs or self.logprobs
+
+    @property
+    def advantage(self) -> float:
+        """The mean over its tokens; 0 before training."""
+        return sum(self.advantages) / max(len(self.advantages), 1)
+
+    @advantage.setter
+    def advantage(self, value: float) -> None:
+        self.advantages = [value] * len(self.action_ids)
 
 
 @dataclass

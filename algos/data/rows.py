@@ -1,25 +1,33 @@
-"""Rows: the token sequences that are trained."""
+"""Rows: the token sequences that are trained, made of turns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from algos.data.episodes import Turn
+
+SCORES = ("values", "value_targets", "tis_weights", "engine_difference")
+"""Columns that a row has where its turns have them."""
 
 
 @dataclass
 class Row:
     """One sequence to train on: a prompt and what follows it.
 
+    Columns have one number a token of ``ids``, 0 where the token was not sampled; optional ones are empty where absent.
+
     Attributes:
         prompt_ids: Tokens before the first action token.
-        ids: All tokens after, actions and what the environment said between them.
+        ids: All later tokens: actions, and the environment's messages between them.
         action_mask: Which of ``ids`` were sampled; from lengths, never from token values.
-        old_logprobs: Log-probabilities when sampled; 0 where not sampled.
-        advantages: One a token; 0 where not sampled.
+        old_logprobs: Log-probabilities before the update.
+        advantages: One a token.
         weight: The weight of each action token in the loss.
-        columns: More numbers, one a token, 0 where not sampled, such as a critic's ``values``.
+        values: The critic's estimates before the update (optional).
+        value_targets: What the critic's estimates should become (optional).
+        tis_weights: Truncated importance weights between engine and trainer (optional).
+        engine_difference: |log p of the trainer - log p of the engine| (optional).
     """
 
     prompt_ids: list[int]
@@ -28,7 +36,10 @@ class Row:
     old_logprobs: list[float]
     advantages: list[float]
     weight: float = 1.0
-    columns: dict[str, list[float]] = field(default_factory=dict)
+    values: list[float] = field(default_factory=list)
+    value_targets: list[float] = field(default_factory=list)
+    tis_weights: list[float] = field(default_factory=list)
+    engine_difference: list[float] = field(default_factory=list)
 
     @property
     def action_tokens(self) -> int:
@@ -37,31 +48,32 @@ class Row:
     def spread(self, values: Iterable[float]) -> list[float]:
         """``values``, one an action token, as one number a token: 0 where not sampled."""
         each = iter(values)
-        return [next(each) if taken else 0.0 for taken in self.action_mask]
+        return [next(each) if sampled else 0.0 for sampled in self.action_mask]
 
 
-def to_rows(turns: list[Turn], advantages: list[list[float]]) -> list[Row]:
+def to_rows(turns: Sequence[Turn]) -> list[Row]:
     """Merges turns into rows while each next prompt exactly extends all tokens so far; else a new row starts.
 
     A merged row gives the same gradient as its turns apart, for a fraction of the tokens.
 
     Args:
-        turns: One player's turns, in order.
-        advantages: One list a turn, one number an action token.
+        turns: One player's turns, in order; their columns become the rows'.
     """
     rows: list[Row] = []
     so_far: list[int] = []
-    for turn, advantage in zip(turns, advantages, strict=True):
+    for turn in turns:
         n = len(turn.action_ids)
         extends = bool(rows) and len(turn.prompt_ids) > len(so_far) and turn.prompt_ids[: len(so_far)] == so_far
-        if extends:
-            row, between = rows[-1], turn.prompt_ids[len(so_far) :]
-        else:
-            row, between = Row(turn.prompt_ids, [], [], [], []), []
-            rows.append(row)
+        if not extends:
+            rows.append(Row(turn.prompt_ids, [], [], [], []))
+        row, between = rows[-1], turn.prompt_ids[len(so_far) :] if extends else []
+        zeros = [0.0] * len(between)
         row.ids += between + turn.action_ids
         row.action_mask += [False] * len(between) + [True] * n
-        row.old_logprobs += [0.0] * len(between) + turn.logprobs
-        row.advantages += [0.0] * len(between) + advantage
+        row.old_logprobs += zeros + turn.old_logprobs
+        row.advantages += zeros + (turn.advantages or [0.0] * n)
+        for name in SCORES:
+            if column := getattr(turn, name):
+                getattr(row, name).extend(zeros + column)
         so_far = turn.prompt_ids + turn.action_ids
     return rows

@@ -8,8 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
@@ -23,6 +21,7 @@ from algos.evaluation.exact.model_policy import ModelPolicy
 from algos.evaluation.exact.values import exact, greedy
 from algos.evaluation.plan import MAIN, Evaluation, Phase, evaluations
 from algos.evaluation.score import score, score_by_seat, task_metrics
+from algos.maths.seeds import evaluation_generator
 from algos.maths.statistics import wilson
 from algos.model.chat import Chat
 from algos.rollout.environments import make_envs
@@ -167,17 +166,12 @@ def play(
         bar: Show progress on stderr.
     """
     rank, world = accelerator.process_index, accelerator.num_processes
-    generator = _generator(accelerator, seed)
+    generator = evaluation_generator(seed, rank, accelerator.device)
     mine, played = starts[rank::world], list[Episode]()
     with accelerator.autocast():
         for first in tqdm(range(0, len(mine), parallel), unit="batch", disable=not bar or None):
             played += rollout.play_starts(mine[first : first + parallel], temperature, generator)
     return _in_order(played, len(starts), world)
-
-
-def _generator(accelerator: Accelerator, seed: int) -> torch.Generator:
-    drawn = int(np.random.SeedSequence([seed, accelerator.process_index]).generate_state(1)[0])
-    return torch.Generator(accelerator.device).manual_seed(drawn)
 
 
 def _in_order(played: list[Episode], n: int, world: int) -> list[Episode]:
@@ -191,7 +185,9 @@ def evaluate(rollout: EpisodeRunner, episodes: int, temperature: float, accelera
     """Plays ``episodes`` games on seeds 0, 1, 2, ... in the rollout's environments and scores them."""
     rank, world = accelerator.process_index, accelerator.num_processes
     with accelerator.autocast():
-        played = rollout.play(range(episodes)[rank::world], temperature, _generator(accelerator, 0))
+        played = rollout.play(
+            range(episodes)[rank::world], temperature, evaluation_generator(0, rank, accelerator.device)
+        )
     return score_by_seat(_in_order(played, episodes, world))
 
 

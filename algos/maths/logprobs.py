@@ -29,7 +29,7 @@ def token_logprobs(
     reference: ReferenceHidden | None = None,
     chunk: int = CHUNK,
     direction: Direction = "reverse",
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Log-probability of each target under softmax(head(hidden) / temperature), and that distribution's entropy.
 
     With a reference also the divergence of the two distributions at each token, exact over the vocabulary: of the same
@@ -44,8 +44,8 @@ def token_logprobs(
         temperature: The one sampled at; > 0. The reference's too.
 
     Returns:
-        Log-probabilities, entropies and, with a reference, divergences (in nats), all ``[tokens]``, fp32 (float64 for a
-        float64 model).
+        Log-probabilities, entropies and divergences (in nats; None without a reference), all ``[tokens]``, fp32
+        (float64 for a float64 model).
     """
 
     def log_softmax(logits: Tensor) -> Tensor:
@@ -65,10 +65,12 @@ def token_logprobs(
         [None] * (len(hidden) // chunk + 1) if reference is None else reference[0].split(chunk)
     )
     if len(hidden) <= chunk:
-        return one_chunk(hidden, targets, others[0])
+        logprobs, entropy, *kl = one_chunk(hidden, targets, others[0])
+        return logprobs, entropy, kl[0] if kl else None
     # Checkpointing recomputes a chunk's logits in the backward pass, so only one chunk of them is ever held.
     parts = [
         checkpoint(one_chunk, *each, use_reentrant=False)
         for each in zip(hidden.split(chunk), targets.split(chunk), others, strict=False)
     ]
-    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+    logprobs, entropy, *kl = (torch.cat(column) for column in zip(*parts, strict=True))
+    return logprobs, entropy, kl[0] if kl else None

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from algos.data.batching import Batch
-from algos.maths.logprobs import Direction, ReferenceHidden, token_logprobs
-from algos.model.forward import Policy, action_hidden, causal_lm, recomputing
+from algos.maths.logprobs import Direction, ReferenceHidden
+from algos.model.forward import Policy, PolicyOutput, action_hidden, causal_lm, recomputing
 
 
 class Critic(nn.Module):
@@ -52,12 +52,8 @@ class ActorCritic(Policy):
 
     def forward(
         self, batch: Batch, reference: ReferenceHidden | None = None, direction: Direction = "reverse"
-    ) -> tuple[Tensor, ...]:
-        """Log-probabilities, entropies, values and, with a reference, divergences; ``[tokens]`` each, row by row."""
-        with recomputing(self.model) as checkpointed:
-            hidden = action_hidden(self.model, batch, self.share_prompts and not checkpointed)
-        head = causal_lm(self.model).get_output_embeddings()
-        logprobs, entropy, *kl = token_logprobs(
-            hidden, batch.actions("ids"), head, self.temperature, reference, self.chunk, direction
-        )
-        return logprobs, entropy, self.critic(hidden, batch, self.share_prompts), *kl
+    ) -> PolicyOutput:
+        """What the policy says of the batch's action tokens, row by row, and ``values``."""
+        hidden = self.action_hidden(batch)
+        output = PolicyOutput(*self.token_logprobs(hidden, batch, reference, direction))
+        return output._replace(values=self.critic(hidden, batch, self.share_prompts))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +92,22 @@ def recomputing(model: nn.Module) -> Iterator[bool]:
             layer.training = mode
 
 
+class PolicyOutput(NamedTuple):
+    """What a policy says of action tokens, ``[tokens]`` each.
+
+    Attributes:
+        logprobs: Log-probabilities at the policy's temperature.
+        entropy: Of the distribution that each token was drawn from, in nats.
+        kl: Divergence from the reference's distribution, in nats; None without a reference.
+        values: The critic's estimate before each token; None without a critic.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor
+    kl: Tensor | None = None
+    values: Tensor | None = None
+
+
 class Policy(nn.Module):
     """A causal language model that answers with the log-probabilities of a batch's action tokens.
 
@@ -107,12 +123,22 @@ class Policy(nn.Module):
 
     def forward(
         self, batch: Batch, reference: ReferenceHidden | None = None, direction: Direction = "reverse"
-    ) -> tuple[Tensor, ...]:
-        """Log-probabilities, entropies and, with a reference, divergences from it; ``[tokens]`` each, row by row."""
+    ) -> PolicyOutput:
+        """What the policy says of the batch's action tokens, row by row; ``kl`` with a reference only."""
+        hidden = self.action_hidden(batch)
+        return PolicyOutput(*self.token_logprobs(hidden, batch, reference, direction))
+
+    def action_hidden(self, batch: Batch) -> Tensor:
+        """The hidden state before each action token, ``[tokens, width]``."""
         with recomputing(self.model) as checkpointed:
-            hidden = action_hidden(self.model, batch, self.share_prompts and not checkpointed)
-        head = causal_lm(self.model).get_output_embeddings()
-        return token_logprobs(hidden, batch.actions("ids"), head, self.temperature, reference, self.chunk, direction)
+            return action_hidden(self.model, batch, self.share_prompts and not checkpointed)
+
+    def token_logprobs(
+        self, hidden: Tensor, batch: Batch, reference: ReferenceHidden | None, direction: Direction
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """See :func:`algos.maths.logprobs.token_logprobs`."""
+        head, targets = causal_lm(self.model).get_output_embeddings(), batch.at_actions(batch.ids)
+        return token_logprobs(hidden, targets, head, self.temperature, reference, self.chunk, direction)
 
     @torch.no_grad()
     def hidden(self, batch: Batch) -> ReferenceHidden:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from algos.data.batching import Batch
-from algos.model.forward import Policy
+from algos.model.forward import Policy, PolicyOutput
 from algos.model.load import load_model
 from algos.model.snapshot import Snapshot
 
@@ -40,8 +40,8 @@ class ReferenceModel(nn.Module):
         return ReferenceModel(frozen.requires_grad_(False), temperature)
 
     @torch.no_grad()
-    def forward(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Log-probabilities and entropies of the action tokens, both ``[tokens]``, row by row."""
+    def forward(self, batch: Batch) -> PolicyOutput:
+        """What the reference says of the batch's action tokens, row by row."""
         with self._alone():
             return self.policy(batch)
 
@@ -68,8 +68,8 @@ class Magnet:
         self.snapshot, self.policy = snapshot, Policy(snapshot.model, temperature)
 
     @torch.no_grad()
-    def __call__(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Log-probabilities and entropies of the action tokens, both ``[tokens]``, row by row."""
+    def __call__(self, batch: Batch) -> PolicyOutput:
+        """What the magnet says of the batch's action tokens, row by row."""
         with self.snapshot.applied():
             return self.policy(batch)
 
@@ -79,9 +79,9 @@ class Magnet:
             return self.policy.hidden(batch)
 
 
-class Divergence(Protocol):
+class Reference(Protocol):
     """What the policy is kept near: a :class:`ReferenceModel` or a :class:`Magnet`."""
 
-    def __call__(self, batch: Batch) -> tuple[torch.Tensor, ...]: ...
+    def __call__(self, batch: Batch) -> PolicyOutput: ...
 
     def hidden(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]: ...

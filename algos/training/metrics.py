@@ -1,4 +1,4 @@
-"""What a step is reported as, the same names for every algorithm."""
+"""What is reported of a step, under the same names for every algorithm."""
 
 from __future__ import annotations
 
@@ -6,21 +6,44 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-import torch
+from torch import Tensor
 
+from algos.config.schema import PolicyUpdateSection
 from algos.data.batching import Batch
 from algos.data.episodes import Episode
+from algos.maths.losses import kl_estimate
+from algos.model.forward import PolicyOutput
 
 
-def importance_metrics(batch: Batch) -> dict[str, torch.Tensor]:
-    """What to report of the correction between engine and trainer, ``[tokens]`` each."""
-    weights = batch.actions("importance")
-    metrics = {"policy/importance": weights, "policy/importance_squared": weights.square()}
-    return metrics | {"policy/engine_difference": batch.actions("engine_difference")}
+def policy_metrics(
+    output: PolicyOutput, batch: Batch, log_ratio: Tensor, settings: PolicyUpdateSection
+) -> dict[str, Tensor]:
+    """What to report of an update, ``[tokens]`` each.
+
+    Args:
+        log_ratio: The log of the importance ratio that the loss clips, ``[tokens]``.
+    """
+    old, ratio = batch.at_actions(batch.old_logprobs), log_ratio.exp()
+    metrics = {
+        "policy/entropy": output.entropy,
+        "policy/ratio": ratio,
+        "policy/engine_difference": (output.logprobs - old).abs(),
+        "losses/approx_kl": kl_estimate(old, output.logprobs),
+        "losses/clipfrac": (ratio < 1 - settings.clip_low) | (ratio > 1 + settings.clip_high),
+    }
+    if output.kl is not None:
+        metrics["policy/kl_to_reference"] = output.kl
+    if settings.tis_cap:
+        weights = batch.at_actions(batch.tis_weights)
+        metrics |= {"policy/importance": weights, "policy/importance_squared": weights.square()}
+        metrics["policy/engine_difference"] = batch.at_actions(batch.engine_difference)
+    return metrics
 
 
 def describe(episodes: Sequence[Episode]) -> dict[str, float]:
-    """What the episodes of a step were like."""
+    """Metrics of a step's episodes; none without episodes."""
+    if not episodes:
+        return {}
     turns = [turn for episode in episodes for turn in episode.turns]
     returns = np.array([episode.total_reward for episode in episodes])
     outcomes = Counter(episode.outcome for episode in episodes)

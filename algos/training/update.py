@@ -1,11 +1,10 @@
-"""One step's optimizer updates, the same for every algorithm: what differs is the loss."""
+"""The optimizer steps on a step's rows, the same for every algorithm; the algorithm brings the loss."""
 
 from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,66 +12,67 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from algos.config.schema import OptimSection
+from algos.config.schema import OptimSection, PolicyUpdateSection
 from algos.data.batching import Batch, merge_equal, micro_batches
-from algos.data.rows import Row
-from algos.maths.losses import Aggregation, token_weights
+from algos.data.rows import SCORES, Row
+from algos.maths.losses import token_weights
 
 Loss = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
 """A batch -> its loss for each action token, ``[tokens]``, and metrics to report, ``[tokens]`` each."""
 
-IDLE = Row([0], [0], [True], [0.0], [0.0], weight=0.0)
+IDLE = Row([0], [0], [True], [0.0], [0.0], 0.0, **{name: [0.0] for name in SCORES})
 """What a process without rows runs, so that all processes meet in the same collective calls."""
 AT_FIRST = ("policy/engine_difference",)
-"""Figures of the policy that sampled: taken before the first optimizer step."""
+"""Metrics of the policy that sampled: taken before the first optimizer step."""
 
 
-def optimise(
+def update(
     rows: Sequence[Row],
     loss: Loss,
     policy: torch.nn.Module,
     optimizer: Any,
     accelerator: Accelerator,
     optim: OptimSection,
-    rng: np.random.Generator,
+    settings: PolicyUpdateSection,
+    rng: np.random.Generator | None,
     *,
-    aggregation: Aggregation = "token",
     max_new_tokens: int = 1,
-    epochs: int = 1,
-    minibatches: int = 1,
     keep_prompts: bool = False,
     merge: bool = True,
-    columns: Sequence[str] = (),
 ) -> dict[str, float]:
     """``epochs`` x ``minibatches`` optimizer steps on this process's ``rows``.
 
     A minibatch's loss is one weighted sum over the tokens of all processes, the weights counted before the first
-    micro-batch: how a batch is cut, and over how many processes, changes time and memory, never the gradient.
+    micro-batch: micro-batch size and number of processes change time and memory, never the gradient.
 
     Args:
-        rng: Shuffles the rows. Each process has its own.
-        keep_prompts: Shuffle prompts, not rows: the rows of a prompt follow one another, in one minibatch or two.
-        merge: Run rows of equal tokens once; not where their columns differ.
-        columns: What ``loss`` reads beside the fields of a row, so that a process without rows has it too.
+        optim: Its ``micro_batch`` and ``max_grad_norm`` are read.
+        settings: Its ``epochs``, ``minibatches`` and ``aggregation`` are read.
+        rng: Shuffles the rows. Each process has its own. None: in the order given.
+        max_new_tokens: The constant of ``aggregation: constant``.
+        keep_prompts: Shuffle prompts, not rows: the rows of a prompt stay together, in one minibatch or two.
+        merge: Run rows of equal tokens once; wrong where their columns differ.
 
     Returns:
-        The metrics of ``loss`` as means over tokens, weighed as in the loss; ``losses/total``; ``optim/grad_norm``.
+        The metrics of ``loss`` as means over tokens, weighted as in the loss; ``losses/total``; ``optim/grad_norm``.
     """
     sums: defaultdict[str, float] = defaultdict(float)
     totals, norms, skipped = [0.0], [0.0], 0
-    idle = replace(IDLE, columns={name: [0.0] for name in columns})
-    for _ in range(epochs):
-        for part in np.array_split(shuffled(rows, rng, keep_prompts), minibatches):
+    for _ in range(settings.epochs):
+        order = list(range(len(rows))) if rng is None else shuffled(rows, rng, keep_prompts)
+        for part in np.array_split(order, settings.minibatches):
             chosen = [rows[i] for i in part]
             counts = torch.tensor([row.action_tokens for row in chosen], dtype=torch.long)
             tokens, sequences = _summed([float(counts.sum()), float(len(chosen))], accelerator)
-            if tokens == 0:  # no row of any process tells anything
+            if tokens == 0:  # no process has a row
                 continue
             for row, weight in zip(
-                chosen, token_weights(counts, aggregation, tokens, sequences, max_new_tokens).tolist(), strict=True
+                chosen,
+                token_weights(counts, settings.aggregation, tokens, sequences, max_new_tokens).tolist(),
+                strict=True,
             ):
                 row.weight = weight
-            batches = _batches(merge_equal(chosen) if merge else chosen, idle, optim.micro_batch, accelerator)
+            batches = _batches(merge_equal(chosen) if merge else chosen, optim.micro_batch, accelerator)
             total = 0.0
             for number, batch in enumerate(batches, 1):
                 accelerator.sync_gradients = number == len(batches)  # DeepSpeed steps in the last backward
@@ -112,7 +112,7 @@ def optimise(
 
 
 def shuffled(rows: Sequence[Row], rng: np.random.Generator, keep_prompts: bool) -> list[int]:
-    """The indices of ``rows`` in an order at random, with ``keep_prompts`` those of equal prompts one after another."""
+    """The indices of ``rows`` in random order; with ``keep_prompts`` those of equal prompts follow one another."""
     groups: defaultdict[object, list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
         groups[tuple(row.prompt_ids) if keep_prompts else index].append(index)
@@ -120,13 +120,13 @@ def shuffled(rows: Sequence[Row], rng: np.random.Generator, keep_prompts: bool) 
     return [index for group in rng.permutation(len(together)) for index in together[group]]
 
 
-def _batches(rows: Sequence[Row], idle: Row, size: int, accelerator: Accelerator) -> list[Batch]:
+def _batches(rows: Sequence[Row], size: int, accelerator: Accelerator) -> list[Batch]:
     """Micro-batches, as many on each process as on the one that has most: sharded weights are gathered by all."""
     batches = [batch for _, batch in micro_batches(rows, size, accelerator.device)]
     most = len(batches)
     if accelerator.num_processes > 1:
         most = int(accelerator.gather(torch.tensor([most], device=accelerator.device)).max())
-    return batches + [Batch.of([idle], accelerator.device) for _ in range(most - len(batches))]
+    return batches + [Batch.of([IDLE], accelerator.device) for _ in range(most - len(batches))]
 
 
 def _summed(values: list[float], accelerator: Accelerator) -> list[float]:

@@ -61,7 +61,7 @@ def as_rows(
             else:
                 prompt = chat.following(turns[-1].prompt_ids, turns[-1].action_ids, messages)
             turns.append(Turn(prompt, ids, [0.0] * len(ids)))
-        rows += to_rows(turns, [[0.0] * len(turn.action_ids) for turn in turns])
+        rows += to_rows(turns)
     if completion_only:
         return rows
     shared = len(os.path.commonprefix([row.prompt_ids for row in rows]))

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from algos.training.learner import Learner
 from torch import nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -15,7 +16,6 @@ from algos.config.schema import TrainConfig
 from algos.data.episodes import Turn
 from algos.data.rows import Row, to_rows
 from algos.model.forward import Policy
-from algos.training.learner import Learner
 
 VOCABULARY = 61
 

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import torch
+from algos.training.learner import Learner
 
 from algos import grpo, spiral
 from algos.cluster import processes
 from algos.config.load import load
 from algos.maths.advantages import RoleBaseline, whiten
-from algos.training.learner import Learner
 
 if __name__ == "__main__":
     out, stored, *argv = sys.argv[1:]

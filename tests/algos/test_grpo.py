@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium
 import pytest
+from algos.training.learner import Learner
 from micro import sections
 
 from algos.data.episodes import Episode, Turn
@@ -17,7 +18,6 @@ from algos.errors import ConfigError
 from algos.grpo import GrpoConfig, advantage, check, collect
 from algos.rollout.self_play import SelfPlay
 from algos.rollout.single_agent import EpisodeRunner
-from algos.training.learner import Learner
 from algos.training.metrics import describe
 from algos.training.optimizers import learning_rate
 

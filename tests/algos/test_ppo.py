@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from algos.training.learner import Learner
 from micro import micro_learner, micro_model, sections, some_ids, some_rows
 
 from algos import ppo
@@ -18,7 +19,6 @@ from algos.data.rows import Row
 from algos.maths.advantages import RunningScale
 from algos.model.critic import ActorCritic
 from algos.model.forward import Policy
-from algos.training.learner import Learner
 
 pytestmark = pytest.mark.usefixtures("float64")
 ONE_STEP = {"ppo__epochs": 1, "ppo__minibatches": 1}

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from algos.training.learner import Learner
 from micro import micro_learner, micro_model, plain_logprobs, sections, some_rows
 from safetensors.torch import load_file
 
@@ -27,7 +28,6 @@ from algos.model.reference import Magnet
 from algos.model.snapshot import Snapshot
 from algos.rollout.self_play import SelfPlay
 from algos.run_folder import checkpoints as checkpoint
-from algos.training.learner import Learner
 
 ID = "llmgym/TicTacToe-v0"
 

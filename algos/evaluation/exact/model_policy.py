@@ -55,5 +55,5 @@ class ModelPolicy:
     @torch.no_grad()
     def _logprobs(self, rows: Sequence[Row]) -> list[torch.Tensor]:
         """The log-probability of each row's reply, in float64."""
-        logprobs, _ = self.policy(Batch.of(rows, next(self.model.parameters()).device))
+        logprobs = self.policy(Batch.of(rows, next(self.model.parameters()).device)).logprobs
         return [reply.double().sum() for reply in logprobs.split([row.action_tokens for row in rows])]

@@ -18,6 +18,7 @@ import pytest
 import sharded_optimizer
 import torch
 from accelerate import Accelerator
+from algos.training.learner import Learner
 from micro import micro_model, some_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -29,7 +30,6 @@ from algos.errors import ConfigError
 from algos.model.forward import Policy
 from algos.rollout.single_agent import EpisodeRunner
 from algos.run_folder import checkpoints as checkpoint
-from algos.training.learner import Learner
 from algos.training.update import optimise
 
 HERE = Path(__file__).parents[1]
