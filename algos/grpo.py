@@ -92,15 +92,10 @@ def check(config: GrpoConfig) -> None:
     runs.check(config, make_aec if grpo.seats == "all" else lambda env: make_envs(env, 1))
 
 
-def collect(
-    config: GrpoConfig, run: Run, trainer: Trainer, games: EpisodeRunner | SelfPlay, step: int
-) -> list[list[Episode]]:
+def collect(config: GrpoConfig, run: Run, games: EpisodeRunner | SelfPlay, step: int) -> list[list[Episode]]:
     """Plays this process's share of a step: groups of episodes from one start, in one seat."""
-    size, rounds, world = (
-        config.grpo.group_size,
-        1 + config.grpo.dynamic_sampling_rounds,
-        trainer.accelerator.num_processes,
-    )
+    trainer, size, rounds = run.trainer, config.grpo.group_size, 1 + config.grpo.dynamic_sampling_rounds
+    world = trainer.accelerator.num_processes
     starts = run.starts(step, config.rollout.episodes // size * rounds)
     missing = config.rollout.episodes // size // world
     generator = run.generator(step)
@@ -198,7 +193,7 @@ def train(config: GrpoConfig, sources: dict[str, str], resume: bool) -> None:
         games = SelfPlay(config, trainer.chat)
     for step in run.steps():
         with run.phase("collect"):
-            groups = collect(config, run, trainer, games, step)
+            groups = collect(config, run, games, step)
             episodes = [episode for group in groups for episode in group]
         with run.phase("update"):
             trainer.score_turns([episode.turns for episode in episodes], tis_cap=config.grpo.tis_cap)

@@ -86,10 +86,10 @@ def check(config: PpoConfig) -> None:
     runs.check(config, lambda env: make_envs(env, 1))
 
 
-def collect(config: PpoConfig, run: Run, trainer: Trainer, games: EpisodeRunner, step: int) -> list[Episode]:
+def collect(config: PpoConfig, run: Run, games: EpisodeRunner, step: int) -> list[Episode]:
     """Plays this process's episodes of a step."""
     starts = run.starts(step, config.rollout.episodes)
-    with trainer.accelerator.autocast():
+    with run.trainer.accelerator.autocast():
         return games.play_starts(starts, config.rollout.temperature, run.generator(step))
 
 
@@ -212,7 +212,7 @@ def train(config: PpoConfig, sources: dict[str, str], resume: bool) -> None:
     for step in run.steps():
         kl_coef = adaptive.coef if adaptive else annealed(ppo.kl_coef, ppo.final_kl_coef, step, config.run.max_steps)
         with run.phase("collect"):
-            episodes = collect(config, run, trainer, games, step)
+            episodes = collect(config, run, games, step)
         with run.phase("update"):
             rows, metrics = advantage(config, episodes, trainer, scale, kl_coef)
             metrics |= update(config, rows, trainer, step, kl_coef)

@@ -87,10 +87,10 @@ def check(config: SpiralConfig) -> None:
 
 
 def collect(
-    config: SpiralConfig, run: Run, trainer: Trainer, games: SelfPlay, pool: OpponentPool, step: int
+    config: SpiralConfig, run: Run, games: SelfPlay, pool: OpponentPool, step: int
 ) -> tuple[list[Episode], list[Episode]]:
     """Plays this process's games of a step; returns the policy's episodes, and those of the opponent pool."""
-    size = config.spiral.group_size
+    trainer, size = run.trainer, config.spiral.group_size
     starts = [start for start in run.starts(step, config.rollout.episodes // size) for _ in range(size)]
     rng = opponents_rng(config.run.seed, step, trainer.accelerator.process_index)
     opponents_by_seat: dict[tuple[int, int], Engine] = {}
@@ -190,7 +190,7 @@ def train(config: SpiralConfig, sources: dict[str, str], resume: bool) -> None:
     games = SelfPlay(config, trainer.chat)
     for step in run.steps():
         with run.phase("collect"):
-            episodes, others = collect(config, run, trainer, games, pool, step)
+            episodes, others = collect(config, run, games, pool, step)
         with run.phase("update"):
             trainer.score_turns([episode.turns for episode in episodes], tis_cap=spiral.tis_cap)
             rows, metrics = advantage(episodes, baseline, trainer.accelerator.process_index, spiral.advantage_level)

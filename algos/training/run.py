@@ -191,17 +191,17 @@ class Run:
         self._bar.set_postfix(shown(metrics))
         self._check_finite(step, metrics, finite, rows)
         if self._stop.anywhere():
-            self._save()
+            self.save()
             self._bar.close()
             self.tracker.close()
             self._stop.leave(f"stopped by {self._stop.received} after step {step + 1}; go on with --resume")
         if better or (step + 1) % self.config.run.save_every == 0:
-            self._save()
+            self.save()
 
     def finish(self) -> None:
         """The last checkpoint and evaluation, summary.json and the report."""
         state, config, trainer = self.state, self.config, self.trainer
-        self._save()
+        self.save()
         after, _ = self._evaluate(state["step"], "after")
         if trainer.average and self.accelerator.is_main_process:
             with trainer.averaged():
@@ -259,7 +259,8 @@ class Run:
     def _wall_s(self) -> float:
         return float(self._earlier_s + time.monotonic() - self._started)
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Writes a checkpoint of the present step. Every process calls it."""
         self.state["wall_s"] = self._wall_s()
         optimizer = self.trainer.optimizer_state()
         if self.accelerator.is_main_process:

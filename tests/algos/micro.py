@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from algos.training.learner import Learner
 from torch import nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -16,6 +15,7 @@ from algos.config.schema import TrainConfig
 from algos.data.episodes import Turn
 from algos.data.rows import Row, to_rows
 from algos.model.forward import Policy
+from algos.training.trainer import Trainer
 
 VOCABULARY = 61
 
@@ -56,10 +56,15 @@ def some_ids(rng: random.Random, low: int, high: int) -> list[int]:
 
 def some_rows(n: int = 7, seed: int = 0, common_prefix: bool = True) -> list[Row]:
     """Rows of unequal prompts and lengths, every third one merged from three turns, one prompt used three times."""
+    return [row for turns in some_conversations(n, seed, common_prefix) for row in to_rows(turns)]
+
+
+def some_conversations(n: int = 7, seed: int = 0, common_prefix: bool = True) -> list[list[Turn]]:
+    """The turns of :func:`some_rows`, those of a row together."""
     rng = random.Random(seed)
     prefix = some_ids(rng, 5, 5) if common_prefix else []
     again = prefix + some_ids(rng, 4, 4)
-    rows: list[Row] = []
+    conversations: list[list[Turn]] = []
     for i in range(n):
         start = again if i in (1, 2, 5) else prefix + some_ids(rng, 1, 9)
         turns: list[Turn] = []
@@ -68,9 +73,10 @@ def some_rows(n: int = 7, seed: int = 0, common_prefix: bool = True) -> list[Row
                 start = turns[-1].prompt_ids + turns[-1].action_ids + some_ids(rng, 2, 6)
             ids = some_ids(rng, 1, 6)
             turns.append(Turn(start, ids, [rng.gauss(-4.0, 0.5) for _ in ids]))
-        rows += to_rows(turns, [[rng.gauss(0, 1)] * len(turn.action_ids) for turn in turns])
-    assert len(rows) == n
-    return rows
+        for turn in turns:
+            turn.advantage = rng.gauss(0, 1)
+        conversations.append(turns)
+    return conversations
 
 
 def plain_logprobs(model: Any, row: Row, temperature: float) -> torch.Tensor:
@@ -81,16 +87,11 @@ def plain_logprobs(model: Any, row: Row, temperature: float) -> torch.Tensor:
     return torch.stack([log_p[first + i - 1, token] for i, token in enumerate(row.ids) if row.action_mask[i]])
 
 
-def micro_learner(config: TrainConfig, accelerator: Accelerator, wrap: Any = Policy, reference: Any = None) -> Learner:
-    """A learner of the micro model by plain gradient descent, with nothing of a run around it."""
-    learner = object.__new__(Learner)
-    learner.config, learner.accelerator, learner.reference = config, accelerator, reference
-    learner.model = micro_model()
-    policy = wrap(learner.model, config.rollout.temperature)
+def micro_trainer(config: TrainConfig, accelerator: Accelerator, wrap: Any = Policy, reference: Any = None) -> Trainer:
+    """A trainer of the micro model by plain gradient descent."""
+    policy = wrap(micro_model(), config.rollout.temperature)
     optimizer = torch.optim.SGD(policy.parameters(), lr=config.optim.lr)
-    learner.full_model = policy
-    learner.policy, learner.optimizer = accelerator.prepare(policy, optimizer)
-    return learner
+    return Trainer(config, accelerator, policy, optimizer, lambda model: reference)
 
 
 def sections(algorithm: str, **settings: Any) -> dict[str, dict[str, Any]]:
@@ -107,14 +108,18 @@ def sections(algorithm: str, **settings: Any) -> dict[str, dict[str, Any]]:
 
 
 def updated(
-    rows: list[Row], accelerator: Accelerator, **settings: Any
+    rows: list[Row], accelerator: Accelerator, conversations: list[list[Turn]] | None = None, **settings: Any
 ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """The micro model's parameters after ``grpo.update`` with plain gradient descent, and the metrics.
 
-    Settings are as for :func:`sections`. With one epoch and one minibatch the change is the gradient, negated.
+    ``conversations`` are scored first and take the place of ``rows``. Settings are as for :func:`sections`. With one
+    epoch and one minibatch the change is the gradient, negated.
     """
     config = grpo.GrpoConfig.model_validate(sections("grpo", **settings))
     reference = Policy(micro_model(seed=1), config.rollout.temperature) if config.grpo.kl_coef else None
-    learner = micro_learner(config, accelerator, reference=reference)
-    metrics = grpo.update(config, rows, learner, step=0)
-    return {name: value.detach().clone() for name, value in learner.model.named_parameters()}, metrics
+    trainer = micro_trainer(config, accelerator, reference=reference)
+    if conversations is not None:
+        trainer.score_turns(conversations, tis_cap=config.grpo.tis_cap)
+        rows = [row for turns in conversations for row in to_rows(turns)]
+    metrics = grpo.update(config, rows, trainer, step=0)
+    return {name: value.detach().clone() for name, value in trainer.model.named_parameters()}, metrics

@@ -10,7 +10,6 @@ from typing import Any
 
 import gymnasium
 import pytest
-from algos.training.learner import Learner
 from micro import sections
 
 from algos.data.episodes import Episode, Turn
@@ -20,6 +19,8 @@ from algos.rollout.self_play import SelfPlay
 from algos.rollout.single_agent import EpisodeRunner
 from algos.training.metrics import describe
 from algos.training.optimizers import learning_rate
+from algos.training.run import Run
+from algos.training.trainer import Trainer
 
 
 def episode(reward: float, outcome: str = "win", parse: str = "ok", tokens: int = 3, turns: int = 2) -> Episode:
@@ -186,11 +187,11 @@ def collected(tiny_folder: Path, tmp_path: Path) -> Callable[..., list[list[Epis
         given |= {"rollout__episodes": 32, "rollout__max_new_tokens": 8, "grpo__group_size": 8} | changed
         config = GrpoConfig.model_validate(sections("grpo", **given))
         check(config)
-        learner = Learner("grpo", config, {}, resume=False)
-        games: Any = EpisodeRunner.of(config, [], learner.engine, learner.chat)
+        trainer = Trainer.start(config, resume=False)
+        games: Any = EpisodeRunner.of(config, [], trainer.engine, trainer.chat)
         if config.grpo.seats == "all":
-            games = SelfPlay(config, learner.chat)
-        return collect(config, learner, games, 0)
+            games = SelfPlay(config, trainer.chat)
+        return collect(config, Run("grpo", config, {}, trainer), games, 0)
 
     return make
 

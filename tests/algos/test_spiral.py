@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from algos.training.learner import Learner
-from micro import micro_learner, micro_model, plain_logprobs, sections, some_rows
+from micro import micro_model, micro_trainer, plain_logprobs, sections, some_rows
 from safetensors.torch import load_file
 
 from algos import spiral
@@ -28,17 +27,19 @@ from algos.model.reference import Magnet
 from algos.model.snapshot import Snapshot
 from algos.rollout.self_play import SelfPlay
 from algos.run_folder import checkpoints as checkpoint
+from algos.training.run import Run
+from algos.training.trainer import Trainer
 
 ID = "llmgym/TicTacToe-v0"
 
 
 @pytest.fixture
-def learner_with(tiny_folder: Path, tmp_path: Path) -> Callable[..., tuple[Learner, spiral.SpiralConfig]]:
-    def make(**changed: Any) -> tuple[Learner, spiral.SpiralConfig]:
+def run_with(tiny_folder: Path, tmp_path: Path) -> Callable[..., tuple[Trainer, spiral.SpiralConfig]]:
+    def make(**changed: Any) -> tuple[Trainer, spiral.SpiralConfig]:
         given = {"run__dir": tmp_path, "run__trackers": [], "model__path": str(tiny_folder), "eval__episodes": 0}
         given |= {"rollout__episodes": 24, "rollout__max_new_tokens": 8} | changed
         config = spiral.SpiralConfig.model_validate(sections("spiral", **given))
-        return Learner("spiral", config, {}, resume=False), config
+        return Run("spiral", config, {}, Trainer.start(config, resume=False)), config
 
     return make
 
@@ -59,20 +60,20 @@ class Says:
         return [Sample(ids, [-1.0] * len(ids), "stop")]
 
 
-def played(learner: Learner, config: spiral.SpiralConfig, *replies: list[str]) -> list[Episode]:
+def played(trainer: Trainer, config: spiral.SpiralConfig, *replies: list[str]) -> list[Episode]:
     """One game in which each seat says what it is given."""
-    first, second = (Says(learner.chat, *said) for said in replies)
+    first, second = (Says(trainer.chat, *said) for said in replies)
     task, generator = Start(EnvKey(ID), 0), torch.Generator()
-    ((*sides,),) = SelfPlay(config, learner.chat).play(
+    ((*sides,),) = SelfPlay(config, trainer.chat).play(
         [task], first, 1.0, generator, opponents_by_seat={(0, 1): second}
     )
     return sides
 
 
-def test_each_seat_is_paid_for_its_own_replies(learner_with: Any) -> None:
-    learner, config = learner_with()
+def test_each_seat_is_paid_for_its_own_replies(run_with: Any) -> None:
+    run, config = run_with()
     moves = ["\\boxed{0}", "\\boxed{1}", "\\boxed{2}"], ["\\boxed{3}", "\\boxed{4}", "\\boxed{5}"]
-    first, second = played(learner, config, moves[0], moves[1])
+    first, second = played(run.trainer, config, moves[0], moves[1])
     # 0 1 2 is a row: the first player has won before the second one's third move.
     assert [turn.reward for turn in first.turns] == [0.0, 0.0, 1.0]
     assert [turn.reward for turn in second.turns] == [0.0, -1.0]
@@ -83,13 +84,13 @@ def test_each_seat_is_paid_for_its_own_replies(learner_with: Any) -> None:
     assert figures == pytest.approx({f"baseline/{ID}_0": 0.1, f"baseline/{ID}_1": -0.1})
 
 
-def test_replies_to_the_same_prompt_can_be_compared_with_one_another(learner_with: Any) -> None:
-    learner, config = learner_with()
+def test_replies_to_the_same_prompt_can_be_compared_with_one_another(run_with: Any) -> None:
+    run, config = run_with()
     moves = (["\\boxed{0}", "\\boxed{1}", "\\boxed{2}"], ["\\boxed{3}", "\\boxed{4}", "\\boxed{5}"])
-    won, answered = played(learner, config, moves[0], moves[1])
-    lost, _ = played(learner, config, ["\\boxed{3}", "\\boxed{4}", "\\boxed{8}"], moves[0])
-    refused, _ = played(learner, config, ["nothing at all"], [])
-    spiral.advantage([won, answered, lost, refused], RoleBaseline(0.9), 0, "turn")
+    won, answered = played(run.trainer, config, moves[0], moves[1])
+    lost, _ = played(run.trainer, config, ["\\boxed{3}", "\\boxed{4}", "\\boxed{8}"], moves[0])
+    refused, _ = played(run.trainer, config, ["nothing at all"], [])
+    spiral.advantage([won, answered, lost, refused], RoleBaseline(0.9), 0, "same_prompt")
     # All three saw the empty board: returns 1, -1 and -1.5, mean -0.5. Later boards were seen once: the seat's mean.
     assert [e.turns[0].advantage for e in (won, lost, refused)] == pytest.approx([1.5, -0.5, -1.0])
     assert [turn.advantage for turn in won.turns[1:]] == [1.0, 1.0]
@@ -97,9 +98,9 @@ def test_replies_to_the_same_prompt_can_be_compared_with_one_another(learner_wit
     assert [turn.advantage for turn in lost.turns[1:]] == pytest.approx([-1.1, -1.1])
 
 
-def test_games_of_a_group_begin_with_the_same_opening(learner_with: Any) -> None:
-    learner, config = learner_with(env__random_opening=4, spiral__group_size=4, rollout__episodes=24)
-    own, _ = spiral.collect(config, learner, SelfPlay(config, learner.chat), OpponentPool(learner.engine, 1), 0)
+def test_games_of_a_group_begin_with_the_same_opening(run_with: Any) -> None:
+    run, config = run_with(env__random_opening=4, spiral__group_size=4, rollout__episodes=24)
+    own, _ = spiral.collect(config, run, SelfPlay(config, run.trainer.chat), OpponentPool(run.trainer.engine, 1), 0)
     seeds = [episode.seed for episode in own if episode.player == 0]
     assert [seeds.count(seed) for seed in dict.fromkeys(seeds)] == [4] * 6
     config.spiral.group_size = 5
@@ -107,10 +108,10 @@ def test_games_of_a_group_begin_with_the_same_opening(learner_with: Any) -> None
         spiral.check(config)
 
 
-def test_an_invalid_move_ends_the_game_and_is_trained(learner_with: Any) -> None:
+def test_an_invalid_move_ends_the_game_and_is_trained(run_with: Any) -> None:
     """Trap: it is replaced by a random legal one, and its text trained as if it had been that."""
-    learner, config = learner_with()
-    first, second = played(learner, config, ["\\boxed{0}"], ["\\boxed{0}"])
+    run, config = run_with()
+    first, second = played(run.trainer, config, ["\\boxed{0}"], ["\\boxed{0}"])
     assert [(turn.reward, turn.parse) for turn in first.turns] == [(0.5, "ok")]
     assert [(turn.reward, turn.parse) for turn in second.turns] == [(-1.5, "illegal")]
     assert (first.outcome, second.outcome) == ("win", "invalid")
@@ -119,9 +120,9 @@ def test_an_invalid_move_ends_the_game_and_is_trained(learner_with: Any) -> None
     assert [set(row.advantages) for row in rows] == [{0.5}, {-1.5}]
 
 
-def test_a_seat_that_never_moved_is_not_trained_and_moves_no_baseline(learner_with: Any) -> None:
-    learner, config = learner_with()
-    first, second = played(learner, config, ["nothing at all"], [])
+def test_a_seat_that_never_moved_is_not_trained_and_moves_no_baseline(run_with: Any) -> None:
+    run, config = run_with()
+    first, second = played(run.trainer, config, ["nothing at all"], [])
     assert ([turn.reward for turn in first.turns], second.turns) == ([-1.5], [])
     assert (first.outcome, second.outcome, second.terminated) == ("invalid", "win", True)
     rows, figures = spiral.advantage([second, first], RoleBaseline(0.9), 0)
@@ -130,16 +131,16 @@ def test_a_seat_that_never_moved_is_not_trained_and_moves_no_baseline(learner_wi
     assert spiral.advantage([second], RoleBaseline(0.9), 0) == ([], {})
 
 
-def test_a_seat_held_by_a_past_self_is_never_trained(learner_with: Any) -> None:
+def test_a_seat_held_by_a_past_self_is_never_trained(run_with: Any) -> None:
     """Trap: a seat played by a bot whose text was trained."""
-    learner, config = learner_with(spiral__opponent_pool_share=0.6, spiral__opponent_pool_size=2)
-    past = OpponentPool(learner.engine, 2)
+    run, config = run_with(spiral__opponent_pool_share=0.6, spiral__opponent_pool_size=2)
+    past = OpponentPool(run.trainer.engine, 2)
     for version in (1, 2, 3):
         past.take(version)
     for player in past.players:  # they play otherwise than the policy does now
         player.snapshot.weights = {name: 0.9 * weight for name, weight in player.snapshot.weights.items()}
-    learner.engine.sync(7)
-    own, others = spiral.collect(config, learner, SelfPlay(config, learner.chat), past, 3)
+    run.trainer.engine.sync(7)
+    own, others = spiral.collect(config, run, SelfPlay(config, run.trainer.chat), past, 3)
     assert 5 < len(others) < 20
     assert len(own) + len(others) == 48
     assert {episode.player for episode in others} == {0, 1}
@@ -148,16 +149,16 @@ def test_a_seat_held_by_a_past_self_is_never_trained(learner_with: Any) -> None:
     rows, _ = spiral.advantage(own, RoleBaseline(), 0)
     assert [row.ids for row in rows] == [turn.action_ids for episode in own for turn in episode.turns]
     batch = Batch.of(rows)
-    torch.testing.assert_close(learner.policy(batch)[0], batch.actions("old_logprobs"), rtol=0, atol=1e-5)
+    torch.testing.assert_close(run.trainer.policy(batch)[0], batch.at_actions(batch.old_logprobs), rtol=0, atol=1e-5)
 
 
-def test_which_games_past_selves_play_is_a_matter_of_the_step_alone(learner_with: Any) -> None:
-    learner, config = learner_with(spiral__opponent_pool_share=0.5, rollout__episodes=8, rollout__max_turns=1)
-    past = OpponentPool(learner.engine, 2)
+def test_which_games_past_selves_play_is_a_matter_of_the_step_alone(run_with: Any) -> None:
+    run, config = run_with(spiral__opponent_pool_share=0.5, rollout__episodes=8, rollout__max_turns=1)
+    past = OpponentPool(run.trainer.engine, 2)
     past.take(1)
 
     def seats(step: int) -> list[tuple[int, int]]:
-        _, others = spiral.collect(config, learner, SelfPlay(config, learner.chat), past, step)
+        _, others = spiral.collect(config, run, SelfPlay(config, run.trainer.chat), past, step)
         return [(episode.seed, episode.player) for episode in others]
 
     assert seats(1) == seats(1)
@@ -170,19 +171,19 @@ def test_the_magnets_divergence_is_0_when_it_has_just_been_renewed() -> None:
     policy, magnet, batch = Policy(model, 1.0), Snapshot(model), Batch.of(some_rows(5))
     reference = Magnet(magnet, 1.0)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    *_, at_first = policy(batch, reference.hidden(batch))
+    at_first = policy(batch, reference.hidden(batch)).kl
     assert at_first.abs().max() < 1e-12
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
-    *_, away = policy(batch, reference.hidden(batch))
+    away = policy(batch, reference.hidden(batch)).kl
     assert away.min() > 0
     assert away.mean() > 0.01
     magnet.update(0.25)
     for name, parameter in model.named_parameters():  # a quarter of the old remains
         torch.testing.assert_close(magnet.weights[name], 0.25 * before[name] + 0.75 * parameter)
     magnet.update()
-    *_, renewed = policy(batch, reference.hidden(batch))
+    renewed = policy(batch, reference.hidden(batch)).kl
     assert renewed.abs().max() < 1e-12
     (renewed.sum() + policy(batch)[0].sum()).backward()  # having worn other weights leaves gradients in order
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
@@ -219,11 +220,11 @@ def test_the_plain_policy_gradient_is_the_clipped_losss_first_step() -> None:
     after = []
     for loss in ("clipped", "policy_gradient"):
         config = spiral.SpiralConfig.model_validate(sections("spiral", spiral__loss=loss))
-        learner, rows = micro_learner(config, Accelerator()), some_rows(5)
+        trainer, rows = micro_trainer(config, Accelerator()), some_rows(5)
         for row in rows:
-            row.old_logprobs = row.spread(plain_logprobs(learner.model, row, 1.0).tolist())
-        spiral.update(config, rows, learner, 0)
-        after.append([parameter.detach() for parameter in learner.model.parameters()])
+            row.old_logprobs = row.spread(plain_logprobs(trainer.model, row, 1.0).tolist())
+        spiral.update(config, rows, trainer, 0)
+        after.append([parameter.detach() for parameter in trainer.model.parameters()])
     start = list(micro_model().parameters())
     assert not any(torch.equal(moved, still) for moved, still in zip(after[0], start, strict=True))
     for one, other in zip(*after, strict=True):
@@ -244,7 +245,7 @@ def test_the_averaged_weights_are_what_is_evaluated_and_exported(tiny_folder: Pa
     began, once = load_file(tiny_folder / "model.safetensors"), load_file(first / "model.safetensors")
     for name, value in average.items():
         torch.testing.assert_close(value, began[name] / 4 + once[name] / 4 + trained[name] / 2)
-    kept = checkpoint.load_state(newest)["kept"]["average"]
+    kept = checkpoint.load_state(newest)["registered"]["average"]
     assert all(torch.equal(average[name], kept[name]) for name in kept)
     assert not any(torch.equal(average[name], trained[name]) for name in kept)
     judged = run(tmp_path / "average", tmp_path / "run/average", run__max_steps=0)

@@ -58,7 +58,9 @@ def test_turns_are_told_apart_whatever_they_earned(rewards: list[float]) -> None
     advantages, _ = gae(
         torch.tensor([t.reward for t in turns]), torch.zeros(3), bootstrap=0.0, gamma=1.0, gae_lambda=1.0
     )
-    (row,) = to_rows(turns, [[a] * 2 for a in advantages.tolist()])
+    for turn, value in zip(turns, advantages.tolist(), strict=True):
+        turn.advantage = value
+    (row,) = to_rows(turns)
     assert row.action_mask == [True, True, False, True, True, False, True, True]
     first, second, third = (sum(rewards[i:]) for i in range(3))
     assert row.advantages == [first, first, 0.0, second, second, 0.0, third, third]
@@ -78,7 +80,7 @@ def test_a_model_learns_to_end_though_its_end_equals_padding() -> None:
     assert 0 < sum(row.ids == [end] for row in rows) < 400
     before = ending()
     batch = Batch.of(rows)
-    gain = (policy(batch)[0] * batch.actions("advantages")).sum()
+    gain = (policy(batch)[0] * batch.at_actions(batch.advantages)).sum()
     (-gain / gain.detach().abs()).backward()
     with torch.no_grad():
         for parameter in model.parameters():

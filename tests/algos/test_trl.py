@@ -100,7 +100,7 @@ def near_the_policy(rows: list[Row], spread: float = 0.25) -> list[Row]:
     """Old log-probabilities around those of the policy, so that some ratios are clipped and some are not."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        now, _ = Policy(micro_model(), 1.0)(Batch.of(rows))
+        now = Policy(micro_model(), 1.0)(Batch.of(rows)).logprobs
     old = iter((now + spread * torch.randn(len(now), generator=generator)).tolist())
     for row in rows:
         row.old_logprobs = [next(old) if taken else 0.0 for taken in row.action_mask]

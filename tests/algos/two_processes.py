@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from micro import micro_learner, sections, some_rows, updated
+from micro import micro_trainer, sections, some_rows, updated
 
 from algos import grpo, ppo, spiral
 from algos.cluster import processes
@@ -50,9 +50,9 @@ def step_credit(episodes: list[Episode], credit: str) -> tuple[list[float], dict
 def critics_credit(episodes: list[Episode], accelerator: Accelerator) -> tuple[list[float], dict[str, float]]:
     """PPO's whitened advantages with scaled rewards, and its figures."""
     config = ppo.PpoConfig.model_validate(sections("ppo", ppo__scale_rewards=True))
-    learner: Any = micro_learner(config, accelerator, lambda model, t: ActorCritic(model, t, False))
-    torch.nn.init.constant_(accelerator.unwrap_model(learner.policy).critic.head.weight, 0.1)
-    _, figures = ppo.advantage(config, episodes, learner, RunningScale(), 0.0)
+    trainer: Any = micro_trainer(config, accelerator, lambda model, t: ActorCritic(model, t, False))
+    torch.nn.init.constant_(accelerator.unwrap_model(trainer.policy).critic.head.weight, 0.1)
+    _, figures = ppo.advantage(config, episodes, trainer, RunningScale(), 0.0)
     return [turn.advantage for episode in episodes for turn in episode.turns], figures
 
 

@@ -18,19 +18,20 @@ import pytest
 import sharded_optimizer
 import torch
 from accelerate import Accelerator
-from algos.training.learner import Learner
 from micro import micro_model, some_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from algos import grpo
 from algos.cluster import processes
 from algos.config.load import load
-from algos.config.schema import ModelSection, OptimSection
+from algos.config.schema import ModelSection, OptimSection, PolicyUpdateSection
 from algos.errors import ConfigError
 from algos.model.forward import Policy
 from algos.rollout.single_agent import EpisodeRunner
 from algos.run_folder import checkpoints as checkpoint
-from algos.training.update import optimise
+from algos.training.run import Run
+from algos.training.trainer import Trainer
+from algos.training.update import update
 
 HERE = Path(__file__).parents[1]
 REPOSITORY = HERE.parents[1]
@@ -62,10 +63,11 @@ def episodes(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> 
     """Three steps' groups with rewards that differ, but for a group that tells nothing."""
     folder = tmp_path_factory.mktemp("episodes")
     config, sources, _ = load(grpo.GrpoConfig, [*arguments, "--run.dir", str(folder)])
-    learner = Learner("grpo", config, sources, resume=False)
-    learner.sync(0)
-    games = EpisodeRunner.of(config, [], learner.engine, learner.chat)
-    steps = [grpo.collect(config, learner, games, step) for step in range(3)]
+    trainer = Trainer.start(config, resume=False)
+    run = Run("grpo", config, sources, trainer)
+    trainer.sync(0)
+    games = EpisodeRunner.of(config, [], trainer.engine, trainer.chat)
+    steps = [grpo.collect(config, run, games, step) for step in range(3)]
     rng = random.Random(0)
     for step in steps:
         for group in step:
@@ -281,12 +283,13 @@ def test_a_step_whose_scaled_gradients_overflow_is_skipped_and_counted() -> None
     optimizer = accelerator.prepare_optimizer(torch.optim.SGD(model.parameters(), lr=1.0))
     before = [parameter.clone() for parameter in model.parameters()]
     given = (some_rows(7), lambda batch: (-1e6 * policy(batch)[0], {}), policy, optimizer, accelerator)
-    metrics = optimise(*given, OptimSection(max_grad_norm=1e9), np.random.default_rng(0), epochs=2)
+    optim, rng = OptimSection(max_grad_norm=1e9), np.random.default_rng(0)
+    metrics = update(*given, optim, PolicyUpdateSection(epochs=2), rng)
     assert metrics["optim/grad_norm"] == 0.0
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert accelerator.scaler.get_scale() == 2.0**118
     accelerator.scaler.update(1.0)
-    metrics = optimise(*given, OptimSection(max_grad_norm=1e9), np.random.default_rng(0))
+    metrics = update(*given, optim, PolicyUpdateSection(), rng)
     assert 0.0 < metrics["optim/grad_norm"] < math.inf
     assert not all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from algos import grpo, ppo, spiral
-from algos.training import learner
+from algos.training import trainer
 
 MAIN: dict[str, Callable[[list[str]], None]] = {"grpo": grpo.main, "ppo": ppo.main, "spiral": spiral.main}
 WRONG = [
@@ -47,8 +47,8 @@ def test_what_cannot_work_is_told_in_one_line_before_a_model_loads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for slow in ("load_model", "tiny_model", "Accelerator"):
-        if hasattr(learner, slow):
-            monkeypatch.setattr(learner, slow, lambda *given, **named: pytest.fail("it went on"))
+        if hasattr(trainer, slow):
+            monkeypatch.setattr(trainer, slow, lambda *given, **named: pytest.fail("it went on"))
     with pytest.raises(SystemExit) as stopped:
         MAIN[algorithm]([*words.split(), "--run.dir", str(tmp_path / "run")])
     assert stopped.value.code == 2

@@ -33,8 +33,8 @@ def test_a_sampled_token_that_equals_padding_is_trained() -> None:
     rows = [Row([4], [7, 0], [True, True], [-1.0, -2.0], [1.0, 1.0]), Row([4], [0], [True], [-3.0], [1.0])]
     batch = Batch.of(rows)
     assert batch.action_mask.tolist() == [[True, True], [True, False]]
-    assert batch.actions("ids").tolist() == [7, 0, 0]
-    assert batch.actions("old_logprobs").tolist() == [-1.0, -2.0, -3.0]
+    assert batch.at_actions(batch.ids).tolist() == [7, 0, 0]
+    assert batch.at_actions(batch.old_logprobs).tolist() == [-1.0, -2.0, -3.0]
 
 
 def test_each_action_token_carries_the_weight_of_its_row() -> None:

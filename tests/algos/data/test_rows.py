@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -14,13 +15,17 @@ from algos.data.rows import to_rows
 from algos.model.forward import Policy
 
 
-def turn(prompt: list[int], action: list[int], logprob: float = -1.0) -> Turn:
-    return Turn(prompt, action, [logprob] * len(action))
+def turn(prompt: list[int], action: list[int], logprob: float = -1.0, advantages: Sequence[float] = ()) -> Turn:
+    return Turn(prompt, action, [logprob] * len(action), advantages=list(advantages))
 
 
 def test_a_turn_that_extends_the_last_one_joins_its_row() -> None:
-    turns = [turn([1, 2], [3, 4], -0.5), turn([1, 2, 3, 4, 5, 6], [7], -0.7), turn([1, 2, 3, 4, 5, 6, 7, 8], [9, 10])]
-    (row,) = to_rows(turns, [[1.0, 1.0], [2.0], [3.0, 4.0]])
+    turns = [
+        turn([1, 2], [3, 4], -0.5, [1.0, 1.0]),
+        turn([1, 2, 3, 4, 5, 6], [7], -0.7, [2.0]),
+        turn([1, 2, 3, 4, 5, 6, 7, 8], [9, 10], -1.0, [3.0, 4.0]),
+    ]
+    (row,) = to_rows(turns)
     assert row.prompt_ids == [1, 2]
     assert row.ids == [3, 4, 5, 6, 7, 8, 9, 10]
     assert row.action_mask == [True, True, False, False, True, False, True, True]
@@ -40,7 +45,7 @@ def test_a_turn_that_extends_the_last_one_joins_its_row() -> None:
     ],
 )
 def test_a_turn_that_does_not_extend_starts_a_row_of_its_own(prompt: list[int]) -> None:
-    rows = to_rows([turn([1, 2], [3, 4]), turn(prompt, [9])], [[1.0, 1.0], [-1.0]])
+    rows = to_rows([turn([1, 2], [3, 4]), turn(prompt, [9])])
     assert [(row.prompt_ids, row.ids, row.action_mask) for row in rows] == [
         ([1, 2], [3, 4], [True, True]),
         (prompt, [9], [True]),
@@ -49,13 +54,13 @@ def test_a_turn_that_does_not_extend_starts_a_row_of_its_own(prompt: list[int]) 
 
 def test_a_row_can_grow_again_after_a_break() -> None:
     turns = [turn([1], [2]), turn([5], [6]), turn([5, 6, 7], [8])]
-    rows = to_rows(turns, [[1.0], [2.0], [3.0]])
+    rows = to_rows(turns)
     assert [(row.prompt_ids, row.ids) for row in rows] == [([1], [2]), ([5], [6, 7, 8])]
 
 
 def test_making_rows_leaves_the_turns_as_they_were_sampled() -> None:
     turns = [turn([1, 2], [3, 4]), turn([1, 2, 3, 4, 5], [6])]
-    to_rows(turns, [[1.0, 1.0], [2.0]])
+    to_rows(turns)
     assert [(t.prompt_ids, t.action_ids, t.logprobs) for t in turns] == [
         ([1, 2], [3, 4], [-1.0, -1.0]),
         ([1, 2, 3, 4, 5], [6], [-1.0]),
@@ -63,7 +68,7 @@ def test_making_rows_leaves_the_turns_as_they_were_sampled() -> None:
 
 
 def test_no_turns_no_rows() -> None:
-    assert to_rows([], []) == []
+    assert to_rows([]) == []
     assert Episode("env", 0).total_reward == 0.0
 
 
@@ -77,19 +82,14 @@ def test_a_merged_row_gives_the_gradient_of_its_turns_apart(share_prompts: bool)
         for _ in range(4):
             past = turns[-1].prompt_ids + turns[-1].action_ids if turns else []
             turns.append(turn(past + some_ids(rng, 1, 5), some_ids(rng, 1, 4)))
+            turns[-1].advantage = rng.gauss(0, 1)
         conversations.append(turns)
-    advantages = [[[rng.gauss(0, 1)] * len(t.action_ids) for t in turns] for turns in conversations]
-    merged = [row for turns, a in zip(conversations, advantages, strict=True) for row in to_rows(turns, a)]
-    apart = [
-        row
-        for turns, a in zip(conversations, advantages, strict=True)
-        for one, its in zip(turns, a, strict=True)
-        for row in to_rows([one], [its])
-    ]
+    merged = [row for turns in conversations for row in to_rows(turns)]
+    apart = [row for turns in conversations for one in turns for row in to_rows([one])]
     assert (len(merged), len(apart)) == (3, 12)
     batch = Batch.of(merged)
-    logprobs, _ = Policy(model, 0.7, share_prompts)(batch)
-    ours = torch.autograd.grad((logprobs * batch.actions("advantages")).sum(), list(model.parameters()))
+    logprobs = Policy(model, 0.7, share_prompts)(batch).logprobs
+    ours = torch.autograd.grad((logprobs * batch.at_actions(batch.advantages)).sum(), list(model.parameters()))
     loss = torch.zeros(())
     for row in apart:
         loss = loss + (plain_logprobs(model, row, 0.7) * torch.tensor(row.advantages)).sum()

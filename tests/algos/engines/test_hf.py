@@ -51,8 +51,8 @@ def test_reported_logprobs_are_those_of_the_trainer(
     samples = sampler.generate(asked, temperature, seeded())
     assert len({len(s.ids) for s in samples}) > 3, "replies of several lengths must have been tried"
     batch = Batch.of(rows(samples, asked))
-    logprobs, _ = Policy(sampler.model, temperature)(batch)
-    old = batch.actions("old_logprobs")
+    logprobs = Policy(sampler.model, temperature)(batch).logprobs
+    old = batch.at_actions(batch.old_logprobs)
     torch.testing.assert_close(logprobs, old, rtol=0, atol=tolerance)
     torch.testing.assert_close((logprobs - old).exp(), torch.ones_like(old), rtol=0, atol=1e-5)  # at step 0
 

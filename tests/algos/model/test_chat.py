@@ -130,7 +130,7 @@ def test_four_turns_with_thoughts_keep_every_sampled_token(qwen3: PreTrainedToke
         assert qwen3.decode(turn.prompt_ids) == chatml(RULES["content"], *conversation)
         assert turn.prompt_ids == encode(qwen3, chatml(RULES["content"], *conversation))
         assert chat.decode(turn.action_ids) == REPLIES[number]
-    (row,) = to_rows(turns, [[1.0] * len(ids) for ids in replies])
+    (row,) = to_rows(turns)
     sampled = [token for token, taken in zip(row.ids, row.action_mask, strict=True) if taken]
     assert sampled == [token for ids in replies for token in ids]
     assert sum(token == 151667 for token in sampled) == 3
@@ -142,7 +142,7 @@ def test_tokens_that_no_encoder_would_choose_are_kept(qwen3: PreTrainedTokenizer
     end = qwen3.convert_tokens_to_ids("<|im_end|>")
     replies = [[*(token for letter in reply for token in encode(qwen3, letter)), end] for reply in REPLIES]
     assert all(encode(qwen3, chat.decode(ids)) != ids[:-1] for ids in replies)
-    (row,) = to_rows(converse(chat, replies), [[1.0] * len(ids) for ids in replies])
+    (row,) = to_rows(converse(chat, replies))
     sampled = [token for token, taken in zip(row.ids, row.action_mask, strict=True) if taken]
     assert sampled == [token for ids in replies for token in ids]
 
@@ -201,7 +201,7 @@ def test_a_reply_cut_by_length_is_ended_by_a_token_that_was_not_sampled(qwen3: P
     turns = converse(chat, [cut, [*encode(qwen3, "\\boxed{1}"), 151645]])
     first, second = turns
     assert second.prompt_ids[: len(first.prompt_ids) + len(cut) + 1] == [*first.prompt_ids, *cut, 151645]
-    (row,) = to_rows(turns, [[1.0] * len(turn.action_ids) for turn in turns])
+    (row,) = to_rows(turns)
     ends = [sampled for token, sampled in zip(row.ids, row.action_mask, strict=True) if token == 151645]
     assert ends == [False, False, True]  # the one added, the user's, the sampled one
     assert chat.decode(cut) == "<think>\nI was still"

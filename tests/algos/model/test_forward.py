@@ -53,9 +53,9 @@ def test_logprobs_and_gradient_are_those_of_a_plain_forward_of_each_row(case, sh
     rows, model, temperature = case(), micro_model(), 0.7
     plain = torch.cat([plain_logprobs(model, row, temperature) for row in rows])
     batch = Batch.of(rows)
-    logprobs, _ = Policy(model, temperature, share_prompts)(batch)
+    logprobs = Policy(model, temperature, share_prompts)(batch).logprobs
     torch.testing.assert_close(logprobs, plain, **EXACT)
-    slopes = batch.actions("advantages")
+    slopes = batch.at_actions(batch.advantages)
     for ours, theirs in zip(
         gradients(model, (logprobs * slopes).sum()), gradients(model, (plain * slopes).sum()), strict=True
     ):

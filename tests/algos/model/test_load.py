@@ -132,8 +132,8 @@ def test_attention_is_computed_as_set(tiny_folder: Path) -> None:
 
 def gradients(model: Any, rows: list[Row]) -> list[torch.Tensor]:
     batch = Batch.of(rows)
-    logprobs, _ = Policy(model, 0.7)(batch)
-    loss = (logprobs * batch.actions("advantages")).sum()
+    logprobs = Policy(model, 0.7)(batch).logprobs
+    loss = (logprobs * batch.at_actions(batch.advantages)).sum()
     return list(torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad]))
 
 
@@ -191,12 +191,12 @@ def test_sampling_keeps_its_cache_under_gradient_checkpointing(tiny_folder: Path
 
 def test_a_pass_without_gradient_shares_prompts_under_gradient_checkpointing() -> None:
     model, rows = micro_model(dtype=torch.float32), some_rows(6)
-    expected, _ = Policy(model, 1.0)(Batch.of(rows))
+    expected = Policy(model, 1.0)(Batch.of(rows)).logprobs
     model.activation_checkpointing_enable({"use_reentrant": False})
     model.train()
     seen: list[int] = []
     model.get_input_embeddings().register_forward_hook(lambda module, given, out: seen.append(given[0].numel()))
     with torch.no_grad():
-        found, _ = Policy(model, 1.0)(Batch.of(rows))
+        found = Policy(model, 1.0)(Batch.of(rows)).logprobs
     assert len(seen) == 3  # the common prefix, the distinct rests, the rows
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

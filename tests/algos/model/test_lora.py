@@ -46,8 +46,8 @@ def trained(folder: Path, settings: ModelSection, steps: int = 3) -> tuple[Any, 
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-2)
     for step in range(steps):
         batch = Batch.of(sampled_rows(model, step))
-        logprobs, _ = Policy(model, 1.0)(batch)
-        old, advantages = batch.actions("old_logprobs"), batch.actions("advantages")
+        logprobs = Policy(model, 1.0)(batch).logprobs
+        old, advantages = batch.at_actions(batch.old_logprobs), batch.at_actions(batch.advantages)
         clipped_surrogate(logprobs - old, advantages, 0.2, 0.28).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -67,9 +67,9 @@ def test_the_reference_is_the_base_model_exactly(tiny_folder: Path, settings: Mo
     batch = Batch.of(some_rows(6))
     alone, _ = load_model(tiny_folder, settings, trainable=False)
     with torch.no_grad():
-        expected, entropy = Policy(alone, 0.7)(batch)
+        expected, entropy, *_ = Policy(alone, 0.7)(batch)
     model, _ = trained(tiny_folder, settings)
-    adapted, _ = Policy(model, 0.7)(batch)
+    adapted = Policy(model, 0.7)(batch).logprobs
     assert (adapted - expected).abs().max() > 0.05
     found = ReferenceModel.of(model, 0.7, base="not read")(batch)
     assert torch.equal(found[0], expected)
@@ -87,7 +87,7 @@ def test_asking_the_reference_before_the_backward_pass_leaves_the_gradient(
     model.train()
     gradients = []
     for ask in (False, True):
-        loss = (Policy(model, 1.0)(batch)[0] * batch.actions("advantages")).sum()
+        loss = (Policy(model, 1.0)(batch)[0] * batch.at_actions(batch.advantages)).sum()
         if ask:
             ReferenceModel.of(model, 1.0)(batch)
             assert model.training
@@ -119,10 +119,10 @@ def test_what_samples_is_what_is_trained(tiny_folder: Path, settings: ModelSecti
     """Trap: adapters that never reached the sampler."""
     model, _ = trained(tiny_folder, settings)
     batch = Batch.of(sampled_rows(model, 7))
-    logprobs, _ = Policy(model, 1.0)(batch)
-    torch.testing.assert_close(logprobs, batch.actions("old_logprobs"), rtol=1e-5, atol=1e-5)
-    without, _ = ReferenceModel.of(model, 1.0)(batch)
-    assert (without - batch.actions("old_logprobs")).abs().max() > 0.05
+    logprobs = Policy(model, 1.0)(batch).logprobs
+    torch.testing.assert_close(logprobs, batch.at_actions(batch.old_logprobs), rtol=1e-5, atol=1e-5)
+    without = ReferenceModel.of(model, 1.0)(batch).logprobs
+    assert (without - batch.at_actions(batch.old_logprobs)).abs().max() > 0.05
 
 
 @needs_bitsandbytes
@@ -137,7 +137,7 @@ def test_sampling_in_four_bits_leaves_the_gradient(tiny_folder: Path) -> None:
     sampled_rows(sampled, 0)
     batch = Batch.of(some_rows(6))
     for one in (model, sampled):
-        (Policy(one, 1.0)(batch)[0] * batch.actions("advantages")).sum().backward()
+        (Policy(one, 1.0)(batch)[0] * batch.at_actions(batch.advantages)).sum().backward()
     for first, second in zip(model.parameters(), sampled.parameters(), strict=True):
         assert first.grad is None or torch.equal(first.grad, second.grad)
     assert sum(value.grad is not None for value in sampled.parameters()) == 28

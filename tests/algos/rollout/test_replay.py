@@ -38,7 +38,7 @@ def task(seed: int) -> Start:
 
 
 def tasks_of(replay: Replay) -> list[int]:
-    return [seed for _, _, seed, _ in replay.state_dict()["tasks"]]
+    return [seed for _, _, seed, _ in replay.state_dict()["starts"]]
 
 
 def test_failed_tasks_enter_and_solved_ones_do_not() -> None:

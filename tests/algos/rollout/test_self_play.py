@@ -93,7 +93,7 @@ def test_every_side_holds_what_its_player_was_told_said_and_earned(model: tuple[
             assert side.outcome == again.infos[f"player_{seat}"]["outcome"]
             if side.turns:
                 assert side.total_reward == again.infos[f"player_{seat}"]["returns"][seat]
-                rows = to_rows(side.turns, [[1.0] * len(turn.action_ids) for turn in side.turns])
+                rows = to_rows(side.turns)
                 assert len(rows) == (1 if context == "episode" else len(side.turns))
 
 

@@ -81,7 +81,7 @@ def test_a_conversation_only_grows_and_becomes_one_row(make_rollout: MakeRollout
     rollout = make_rollout(context="episode")
     several = 0
     for episode in rollout.play(range(16), 1.0, seeded()):
-        rows = to_rows(episode.turns, [[1.0] * len(turn.action_ids) for turn in episode.turns])
+        rows = to_rows(episode.turns)
         assert len(rows) == 1
         taken = [token for token, sampled in zip(rows[0].ids, rows[0].action_mask, strict=True) if sampled]
         assert taken == [token for turn in episode.turns for token in turn.action_ids]

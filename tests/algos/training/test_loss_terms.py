@@ -13,7 +13,7 @@ from torch import Tensor
 from algos import grpo, ppo, spiral
 from algos.data.batching import Batch
 from algos.maths.logprobs import Direction
-from algos.model.forward import Policy
+from algos.model.forward import Policy, PolicyOutput
 from algos.model.reference import ReferenceModel
 
 EXACT: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-9}
@@ -25,16 +25,16 @@ class WithValues:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
 
-    def __call__(self, batch: Batch, reference: Any = None, direction: Direction = "reverse") -> tuple[Tensor, ...]:
-        logprobs, entropy, *kl = self.policy(batch, reference, direction)
-        return logprobs, entropy, torch.zeros_like(logprobs), *kl
+    def __call__(self, batch: Batch, reference: Any = None, direction: Direction = "reverse") -> PolicyOutput:
+        output = self.policy(batch, reference, direction)
+        return output._replace(values=torch.zeros_like(output.logprobs))
 
 
 def parts() -> tuple[Batch, Any, ReferenceModel]:
     """A batch, a policy, and a reference that is another model."""
     rows = some_rows(5)
     for row in rows:
-        row.columns = {"values": [0.0] * len(row.ids), "targets": [0.0] * len(row.ids)}
+        row.values = row.value_targets = [0.0] * len(row.ids)
     return Batch.of(rows), Policy(micro_model(seed=0), 1.0), ReferenceModel(micro_model(seed=1), 1.0)
 
 
@@ -57,7 +57,7 @@ def test_the_loss_grows_with_the_divergence_from_the_reference(algorithm: str, d
     (without, figures), (with_it, _) = loss(0.0), loss(0.3)
     divergence = figures["policy/kl_to_reference"]
     assert divergence.mean() > 0.1  # another model is far away
-    torch.testing.assert_close(divergence, policy(batch, reference.hidden(batch), direction)[-1], **EXACT)
+    torch.testing.assert_close(divergence, policy(batch, reference.hidden(batch), direction).kl, **EXACT)
     torch.testing.assert_close(with_it - without, 0.3 * divergence, **EXACT)
 
 
@@ -82,17 +82,15 @@ def test_weights_fall_linearly_over_the_run(monkeypatch: pytest.MonkeyPatch, mod
     """The weights that a step's loss is given: of the divergence, and of the entropy where there is one."""
     given: list[tuple[float, ...]] = []
     monkeypatch.setattr(module, "batch_loss", lambda *arguments: given.append(arguments[-weights:]))
-    monkeypatch.setattr(module, "optimise", lambda rows, loss, *others, **options: loss(None))
+    trainer = SimpleNamespace(policy=None, reference=None, update=lambda rows, loss, *others, **options: loss(None))
     section = {"kl_coef": 0.4, "final_kl_coef": 0.1} | (
         {"entropy_coef": 0.2, "final_entropy_coef": 0.0} if weights > 1 else {}
     )
     name = module.__name__.removeprefix("algos.")
     schema = grpo.GrpoConfig if module is grpo else spiral.SpiralConfig
     config = schema.model_validate({"run": {"max_steps": 4}, name: section})
-    nothing = SimpleNamespace(policy=None, reference=None, optimizer=None, accelerator=None)
-    nothing.annotate, nothing.shuffler = lambda rows, **options: None, lambda step: None
     for step in range(4):
-        module.update(config, [], nothing, step)
+        module.update(config, [], trainer, step)
     assert [of_step[0] for of_step in given] == pytest.approx([0.4, 0.3, 0.2, 0.1])
     if weights > 1:
         assert [of_step[1] for of_step in given] == pytest.approx([0.2, 0.2 * 2 / 3, 0.2 / 3, 0.0])

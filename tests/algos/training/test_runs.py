@@ -121,7 +121,7 @@ def check_same_run(run: Path, other: Path) -> None:
     assert weights.keys() == others.keys()
     assert all(torch.equal(value, others[name]) for name, value in weights.items())
     states = [checkpoint.load_state(folder) for folder in (last, other_last)]
-    for name in ("optimizer", "kept", "best"):
+    for name in ("optimizer", "registered", "best"):
         assert same(states[0][name], states[1][name]), name
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in (run, other)]
     for summary in summaries:
@@ -174,7 +174,7 @@ def everything(algorithm: str, folder: Path, model: Path, *flags: str, **changed
 
 def check_all_was_in_use(run: Path, algorithm: str) -> None:
     """A state that never changed would come back by itself."""
-    lines, kept = metrics(run), checkpoint.load_state(checkpoint.all_of(run)[-1])["kept"]
+    lines, kept = metrics(run), checkpoint.load_state(checkpoint.all_of(run)[-1])["registered"]
     assert [line["curriculum/stage"] for line in lines[:: len(lines) - 1]] == [0.0, 1.0]
     assert lines[-1]["replay/size"] > 0
     for line in lines:  # what was played again counts too
@@ -185,7 +185,7 @@ def check_all_was_in_use(run: Path, algorithm: str) -> None:
         assert kept["return_scale"]["count"] == 16 * len(lines)
         assert any(name.startswith("backbone.") for name in kept["critic"])
     if algorithm == "spiral":
-        assert [version for version, _ in kept["past"]["players"]] == [len(lines) - 1, len(lines)]
+        assert [version for version, _ in kept["pool"]["players"]] == [len(lines) - 1, len(lines)]
         assert max(line["episode/against_opponent_pool"] for line in lines[1:]) > 0
         assert not same(kept["magnet"], kept["average"])
     if algorithm != "ppo":
@@ -272,10 +272,10 @@ def test_a_policy_that_its_last_update_broke_is_not_saved(
     """No figure of that update shows it: they were taken before its optimizer step."""
     real = grpo.update
 
-    def breaks(config: Any, rows: Any, learner: Any, step: int) -> dict[str, float]:
-        figures = real(config, rows, learner, step)
+    def breaks(config: Any, rows: Any, trainer: Any, step: int) -> dict[str, float]:
+        figures = real(config, rows, trainer, step)
         with torch.no_grad():
-            next(learner.model.parameters()).fill_(float("nan"))
+            next(trainer.model.parameters()).fill_(float("nan"))
         return figures
 
     monkeypatch.setattr(grpo, "update", breaks)

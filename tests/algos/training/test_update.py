@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from micro import micro_model, plain_logprobs, some_rows, updated
+from micro import micro_model, plain_logprobs, some_conversations, some_rows, updated
 
 from algos.data.batching import merge_equal
-from algos.data.rows import Row
+from algos.data.rows import Row, to_rows
 from algos.maths.losses import Aggregation
 from algos.training.update import shuffled
 
@@ -208,12 +208,16 @@ def test_an_engine_whose_probabilities_are_off_is_corrected_by_exactly_as_much(
     cap: float, accelerator: Accelerator
 ) -> None:
     model, drawn = micro_model(), random.Random(0)
-    rows = [copy.deepcopy(row) for row in some_rows(5) for _ in range(2)]  # equal tokens, sampled at unequal odds
+    # Equal tokens, sampled at unequal odds.
+    conversations = [copy.deepcopy(turns) for turns in some_conversations(5) for _ in range(2)]
+    rows = [row for turns in conversations for row in to_rows(turns)]
     off, true = list[list[float]](), list[torch.Tensor]()
-    for row in rows:
+    for turns, row in zip(conversations, rows, strict=True):
         true.append(plain_logprobs(model, row, 1.0))
         off.append([drawn.gauss(0.0, 0.2) for _ in range(row.action_tokens)])
-        row.old_logprobs = row.spread([p + d for p, d in zip(true[-1].tolist(), off[-1], strict=True)])
+        sampled = iter([p + d for p, d in zip(true[-1].tolist(), off[-1], strict=True)])
+        for turn in turns:
+            turn.logprobs = [next(sampled) for _ in turn.action_ids]
     weights = [[min(math.exp(-d), cap) for d in each] for each in off]
     total, tokens = torch.zeros(()), sum(map(len, off))
     for row, now, each in zip(rows, true, weights, strict=True):
@@ -221,7 +225,7 @@ def test_an_engine_whose_probabilities_are_off_is_corrected_by_exactly_as_much(
         for p, weight, credit in zip(now, each, credits, strict=True):
             total = total - weight * credit * (p - p.detach()).exp() / tokens
     slopes = torch.autograd.grad(total, list(model.parameters()))
-    after, metrics = updated(copy.deepcopy(rows), accelerator, grpo__tis_cap=cap, optim__micro_batch=3)
+    after, metrics = updated([], accelerator, conversations, grpo__tis_cap=cap, optim__micro_batch=3)
     for ours, start, slope in zip(after.values(), model.parameters(), slopes, strict=True):
         torch.testing.assert_close(ours, start - slope, **EXACT)
     flat = [weight for each in weights for weight in each]
