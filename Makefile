@@ -2,7 +2,7 @@
 # make test   the tests; make test-all adds the long ones
 # make test-vllm   both engines on a real vLLM, on the CPU, in an environment of their own (3.5 GB)
 # make results   trains every recipe and writes benchmarks/RESULTS.md (hours)
-# make lint   ruff and mypy
+# make lint   ruff, mypy and import-linter
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -43,9 +43,10 @@ results: install
 	$(BIN)/python benchmarks/results.py
 
 lint: install
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/python -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 
 gallery: install
 	$(BIN)/python -m llm_gym.gallery
