@@ -1,4 +1,4 @@
-"""What all tests share: no test's verdict depends on how busy the machine is, and skips are counted with their reasons."""
+"""What all tests share: no verdict depends on how busy the machine is; skips are counted with their reasons."""
 
 from collections import Counter
 from typing import Any
