@@ -9,14 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from algos import sft
 from algos.config.schema import EnvSection, SftSection
 from algos.data.batching import Batch
 from algos.engines.hf import HFEngine
 from algos.model.chat import Chat
 from algos.model.forward import Policy
 from algos.model.load import load_model
+from algos.rollout.conversation import Context
 from algos.rollout.single_agent import EpisodeRunner
+from algos.warm_start import embedded
 from algos.warm_start.demonstrations import as_rows, demonstrate
 from algos.warm_start.embedded import tiny_model, untrained_tiny
 from algos.warm_start.fit import fit
@@ -29,7 +30,7 @@ def test_the_cache_is_hit_the_second_time(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("LLM_GYM_CACHE", str(tmp_path))
     folder = tiny_model(EnvSection(), "turn", BRIEF)
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
-    monkeypatch.setattr(sft, "demonstrate", lambda *given: pytest.fail("made again"))
+    monkeypatch.setattr(embedded, "demonstrate", lambda *given: pytest.fail("made again"))
     assert tiny_model(EnvSection(), "turn", BRIEF) == folder
     # Whoever is trained against later, in whichever seat: the demonstrations are the same.
     assert tiny_model(EnvSection(opponent="minimax", seat=1), "turn", BRIEF) == folder
@@ -64,7 +65,7 @@ def test_demonstrations_are_legal_games_in_every_seat() -> None:
 
 
 @pytest.mark.parametrize("context", ["turn", "episode"])
-def test_only_the_replies_and_their_end_are_learned(context: sft.Context) -> None:
+def test_only_the_replies_and_their_end_are_learned(context: Context) -> None:
     conversations = demonstrate(EnvSection(), SftSection(episodes=6), seed=0)
     _, tokenizer = untrained_tiny(conversations, 0)
     rows = as_rows(conversations, Chat(tokenizer), context)
@@ -75,7 +76,7 @@ def test_only_the_replies_and_their_end_are_learned(context: sft.Context) -> Non
 
 
 @pytest.mark.parametrize("context", ["turn", "episode"])
-def test_prompts_are_learned_too_from_where_they_differ(context: sft.Context) -> None:
+def test_prompts_are_learned_too_from_where_they_differ(context: Context) -> None:
     conversations = demonstrate(EnvSection(seat="alternate"), SftSection(episodes=6), seed=0)
     _, tokenizer = untrained_tiny(conversations, 0)
     replies = as_rows(conversations, Chat(tokenizer), context)
