@@ -12,9 +12,10 @@ from both import Both, free_url
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from algos import sft
-from algos.config.schema import Config, EnvSection, SftSection
+from algos.config.schema import Config, EnvSection
 from algos.engines.vllm_common import vllm_installed
 from algos.model.chat import Chat
+from algos.sft import SftSection
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
