@@ -1,20 +1,14 @@
-"""HTTP to a server that may be slow, fail, be cut off or be restarted; and such a server as a process of ours."""
+"""HTTP to a server that may be slow, fail, be cut off or be restarted."""
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import ctypes
 import http.client
 import json
 import os
-import signal
-import subprocess
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -128,75 +122,3 @@ class Client:
                     return connection
                 connection.close()
         return self._type(self._address, timeout=self.request_s)
-
-
-class ServerProcess:
-    """A server that we started: it is started again should it die, and ends when we do, however that happens.
-
-    Args:
-        command: Its command line.
-        env: Its environment.
-        log: The file that its output is appended to.
-        client: Asks it for its health.
-        start_s: It must be healthy after so many seconds.
-    """
-
-    def __init__(self, command: list[str], env: dict[str, str], log: Path, client: Client, start_s: float) -> None:
-        self.command, self.env, self.log, self.client, self.start_s = command, env, log, client, start_s
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        atexit.register(self.close)
-        self.revive()
-
-    def revive(self) -> None:
-        """Starts it if it does not run, and waits until it answers.
-
-        Raises:
-            EngineError: It ended, or did not answer in time.
-        """
-        with self._lock:
-            if self._process is not None and self._process.poll() is None:
-                return
-            with self.log.open("ab") as log:
-                self._process = subprocess.Popen(  # noqa: S603 - the command is ours
-                    self.command,
-                    env=self.env,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,  # Ctrl-C is for the trainer, which ends the server in the end
-                    preexec_fn=_end_with_parent,
-                )
-            deadline = time.monotonic() + self.start_s
-            while True:
-                with contextlib.suppress(Faulty, Refused):
-                    self.client.once("GET", "/health")
-                    return
-                if self._process.poll() is not None:
-                    raise EngineError(f"engine.start: the vLLM server ended at once: {self._last_line()}")
-                if time.monotonic() > deadline:
-                    self.close()
-                    raise EngineError(
-                        f"engine.start: no answer after engine.start_s {self.start_s:g} s; see {self.log}"
-                    )
-                time.sleep(0.5)
-
-    def close(self) -> None:
-        """Ends it, and all processes that it started."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGTERM)
-            try:
-                self._process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait()
-
-    def _last_line(self) -> str:
-        lines = [line for line in self.log.read_text(errors="replace").splitlines() if "Error" in line]
-        return f"{lines[-1].strip() if lines else 'it says nothing'} (see {self.log})"
-
-
-def _end_with_parent() -> None:
-    """Asks Linux to send this process a SIGTERM when its parent dies, be it by SIGKILL."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)

@@ -17,20 +17,20 @@ import torch
 
 from algos.model.forward import causal_lm
 from algos.rollout.chat import Chat
-from algos.rollout.engine import (
+from algos.rollout.engine import EngineError
+from algos.rollout.hf import Sample
+from algos.rollout.vllm_common import (
     CPU_BATCHED_TOKENS,
-    EngineError,
+    WORKER_EXTENSION,
     adapter_rank,
     base_path,
     canary_prompts,
     check_agreement,
     difference,
-    longest,
     request_seeds,
     save_adapter,
     weights_of,
 )
-from algos.rollout.hf import Sample
 from algos.run.config import Config
 
 
@@ -43,17 +43,17 @@ class VLLMColocate:
     Attributes:
         version: Number of optimizer steps that vLLM's weights have had; -1 before the first sync.
         max_new_tokens: A reply is cut after so many.
-        figures: ``engine/difference``: see :func:`algos.rollout.engine.difference`, at the last sync.
+        metrics: ``engine/difference``: see :func:`algos.rollout.vllm_common.difference`, at the last sync.
     """
 
-    def __init__(self, config: Config, model: Any, chat: Chat, accelerator: Any) -> None:
+    def __init__(self, config: Config, model: Any, chat: Chat, accelerator: Any, max_length: int) -> None:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the model and vLLM hand tensors to each other
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         from vllm import LLM
 
         self.model, self.chat, self.config, self.accelerator = model, chat, config, accelerator
         self.version, self.max_new_tokens = -1, config.rollout.max_new_tokens
-        self.figures: dict[str, float] = {}
+        self.metrics: dict[str, float] = {}
         self._cuda = torch.cuda.is_available()
         self._asleep: set[str] = set()
         self._folder = Path(tempfile.mkdtemp(prefix="llm_gym_adapter_"))
@@ -61,19 +61,19 @@ class VLLMColocate:
         options: dict[str, Any] = {}
         if not self._cuda:
             options["enable_chunked_prefill"] = False
-            options["max_num_batched_tokens"] = max(longest(config), CPU_BATCHED_TOKENS)
+            options["max_num_batched_tokens"] = max(max_length, CPU_BATCHED_TOKENS)
         if rank := adapter_rank(model):
             options |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
         else:
             options |= {
                 "weight_transfer_config": {"backend": "llm_gym"},
-                "worker_extension_cls": "algos.rollout.vllm_worker.Extension",
+                "worker_extension_cls": WORKER_EXTENSION,
             }
         try:
             self._llm = LLM(
                 model=base_path(model),
                 dtype=config.model.dtype,
-                max_model_len=longest(config),
+                max_model_len=max_length,
                 gpu_memory_utilization=config.engine.gpu_memory,
                 enable_sleep_mode=self._cuda,
                 enforce_eager=not self._cuda,  # compiling for a CPU takes minutes
@@ -107,8 +107,8 @@ class VLLMColocate:
         prompts, temperature = canary_prompts(self.chat), self.config.rollout.temperature
         samples = self.generate(prompts, temperature, torch.Generator().manual_seed(version))
         with self.accelerator.autocast():
-            self.figures["engine/difference"] = difference(self.model, prompts, samples, temperature)
-        check_agreement(self.figures["engine/difference"], self.config, version)
+            self.metrics["engine/difference"] = difference(self.model, prompts, samples, temperature)
+        check_agreement(self.metrics["engine/difference"], self.config, version)
 
     def generate(self, prompts: Sequence[list[int]], temperature: float, generator: torch.Generator) -> list[Sample]:
         """Samples one reply a prompt over the whole vocabulary; see :meth:`algos.rollout.hf.HFEngine.generate`."""

@@ -12,37 +12,31 @@ import atexit
 import contextlib
 import fcntl
 import math
-import os
 import shutil
-import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 from accelerate.utils import broadcast_object_list
 
-from algos.model.load import adapter_config
 from algos.rollout.chat import Chat
-from algos.rollout.engine import (
-    CPU_BATCHED_TOKENS,
-    EngineError,
+from algos.rollout.engine import EngineError
+from algos.rollout.hf import Sample
+from algos.rollout.vllm_client import Client, Faulty, Refused
+from algos.rollout.vllm_common import (
     adapter_rank,
-    base_path,
     canary_prompts,
     check_agreement,
     difference,
-    longest,
     request_seeds,
     save_adapter,
     weights_of,
 )
-from algos.rollout.hf import Sample
-from algos.rollout.vllm_client import Client, Faulty, Refused, ServerProcess
+from algos.rollout.vllm_process import REQUIRED, ServerProcess, server_command, server_environment
 from algos.run.config import Config, ConfigError
 
 FILE_BYTES = 2**31
@@ -50,7 +44,6 @@ ROUNDS = 5
 """A batch of requests is sent at most so many times because the server was restarted meanwhile."""
 UPLOADS = 2
 """Weights are uploaded at most so many times because what the server says afterwards is not what they would say."""
-REQUIRED = "start it with VLLM_SERVER_DEV_MODE=1 VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and the options of docs/vllm.md"
 
 
 class VLLMServer:
@@ -63,28 +56,28 @@ class VLLMServer:
     Attributes:
         version: Number of optimizer steps that the server's weights have had; -1 before the first sync.
         max_new_tokens: A reply is cut after so many.
-        figures: ``engine/difference`` (see :func:`algos.rollout.engine.difference`) and ``engine/sync_s`` of the last
-            sync; ``engine/faults`` and ``engine/discarded``, the attempts that failed and the replies thrown away
-            because the server did not hold the right weights, and ``engine/uploads_repeated``, the uploads after which
-            both sides did not agree, since the start.
+        metrics: Of the last sync: ``engine/difference`` (see :func:`algos.rollout.vllm_common.difference`) and
+            ``engine/sync_s``. Since the start: ``engine/faults`` (failed attempts), ``engine/discarded`` (replies
+            discarded because the server did not hold the right weights) and ``engine/uploads_repeated`` (uploads
+            repeated because server and trainer did not agree).
     """
 
-    def __init__(self, config: Config, model: Any, chat: Chat, accelerator: Any) -> None:
+    def __init__(self, config: Config, model: Any, chat: Chat, accelerator: Any, max_length: int) -> None:
         self.config, self.model, self.chat, self.accelerator = config, model, chat, accelerator
         self.version, self.max_new_tokens = -1, config.rollout.max_new_tokens
         self._synced = 0
-        self.figures: dict[str, float] = {"engine/discarded": 0.0, "engine/uploads_repeated": 0.0}
+        self.metrics: dict[str, float] = {"engine/discarded": 0.0, "engine/uploads_repeated": 0.0}
         self.client = Client(config.engine.url, config.engine.request_s, config.engine.retry_s)
         self.process: ServerProcess | None = None
         if config.engine.start and accelerator.is_main_process:
             log = config.run.dir / "vllm.log"
             log.parent.mkdir(parents=True, exist_ok=True)
-            env = server_environment(config)
-            self.process = ServerProcess(server_command(config, model), env, log, self.client, config.engine.start_s)
+            command, env = server_command(config, model, max_length), server_environment(config)
+            self.process = ServerProcess(command, env, log, self.client, config.engine.start_s)
             self.client.on_fault = self.process.revive
         accelerator.wait_for_everyone()
         run = broadcast_object_list([uuid.uuid4().hex[:8]])[0]
-        self._run, self._base = str(run), self._served_model()
+        self._run, self._base = str(run), self._served_model(max_length)
         self._shared = (config.engine.weights or config.run.dir / "weights").resolve()
         self._shared.mkdir(parents=True, exist_ok=True)
         if accelerator.is_main_process:
@@ -106,13 +99,13 @@ class VLLMServer:
                 self._upload()
                 shutil.rmtree(old, ignore_errors=True)
             self.accelerator.wait_for_everyone()
-            found = self.figures["engine/difference"] = self._difference()  # the same on every process
+            found = self.metrics["engine/difference"] = self._difference()  # the same on every process
             if found <= self.config.engine.tolerance or not left:
                 break
             self.accelerator.print(f"vLLM and the trainer differ by {found:.3g} nats a token: uploading once more")
-            self.figures["engine/uploads_repeated"] += 1
+            self.metrics["engine/uploads_repeated"] += 1
         check_agreement(found, self.config, version)
-        self.figures["engine/sync_s"] = time.monotonic() - start
+        self.metrics["engine/sync_s"] = time.monotonic() - start
 
     def generate(self, prompts: Sequence[list[int]], temperature: float, generator: torch.Generator) -> list[Sample]:
         """Samples one reply a prompt over the whole vocabulary; see :meth:`algos.rollout.hf.HFEngine.generate`.
@@ -125,10 +118,10 @@ class VLLMServer:
             mark = self._held() or self._repair()
             asked = [self._pool.submit(self._ask, p, s, temperature) for p, s in zip(prompts, seeds, strict=True)]
             samples = [sample for request in asked if (sample := request.result()) is not None]
-            self.figures["engine/faults"] = float(self.client.faults)
+            self.metrics["engine/faults"] = float(self.client.faults)
             if len(samples) == len(prompts) and self._held() == mark:
                 return samples
-            self.figures["engine/discarded"] += len(samples)
+            self.metrics["engine/discarded"] += len(samples)
         raise EngineError(f"engine.url {self.client.url}: lost its weights {ROUNDS} times during one batch of requests")
 
     def close(self) -> None:
@@ -247,7 +240,7 @@ class VLLMServer:
         return self._name
 
     def _difference(self) -> float:
-        """See :func:`algos.rollout.engine.difference`; of replies to the main process."""
+        """See :func:`algos.rollout.vllm_common.difference`; of replies to the main process."""
         prompts, temperature = canary_prompts(self.chat), self.config.rollout.temperature
         samples: list[Sample] = []
         if self.accelerator.is_main_process:
@@ -257,14 +250,13 @@ class VLLMServer:
             found = difference(self.model, prompts, samples, temperature)
         return float(broadcast_object_list([found])[0])
 
-    def _served_model(self) -> str:
+    def _served_model(self, max_length: int) -> str:
         """The name of the base model on the server, which must take prompts as long as ours."""
         cards = [card for card in self._get("/v1/models")["data"] if not card.get("parent")]
-        needed = longest(self.config)
-        if cards[0]["max_model_len"] < needed:
+        if cards[0]["max_model_len"] < max_length:
             raise ConfigError(
                 f"engine.url {self.client.url}: takes {cards[0]['max_model_len']} tokens (--max-model-len), "
-                f"max_prompt_tokens and max_new_tokens of this run make {needed}"
+                f"max_prompt_tokens and max_new_tokens of this run make {max_length}"
             )
         return str(cards[0]["id"])
 
@@ -294,57 +286,3 @@ def parse(answer: Any) -> Sample:
     if not whole or not all(math.isfinite(p) for p in sample.logprobs):
         raise Faulty(f"POST /v1/completions: half a reply ({len(sample.ids)} tokens, {sample.stop_reason})")
     return sample
-
-
-def check_server(config: Config) -> None:
-    """Refuses a server that does not answer, or cannot take weights, before a model loads.
-
-    Raises:
-        ConfigError: One line that names the URL.
-    """
-    url = config.engine.url
-    lora = config.model.lora_rank > 0 or adapter_config(Path(config.model.path).expanduser()) is not None
-    try:
-        Client(url, request_s=20.0, retry_s=0.0).once("GET", "/health")
-        # The server first looks at all of its environment, which may take it half a minute.
-        info = Client(url, request_s=300.0, retry_s=0.0).once("GET", "/server_info?config_format=json")
-    except Faulty as error:
-        raise ConfigError(f"engine.url {url}: no vLLM server answers there ({error})") from None
-    except Refused:
-        raise ConfigError(f"engine.url {url}: the server takes no weights; {REQUIRED}") from None
-    settings, env = info["vllm_config"], info["vllm_env"]
-    backend = (settings.get("weight_transfer_config") or {}).get("backend")
-    if not lora and backend != "llm_gym":
-        raise ConfigError(f"engine.url {url}: its weight transfer backend is {backend}, not llm_gym; {REQUIRED}")
-    if lora and not (settings.get("lora_config") and env.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING")):
-        raise ConfigError(f"engine.url {url}: the server takes no adapters; {REQUIRED}")
-    if (mode := settings["model_config"]["logprobs_mode"]) != "processed_logprobs":
-        raise ConfigError(f"engine.url {url}: --logprobs-mode is {mode}, must be processed_logprobs")
-
-
-def server_command(config: Config, model: Any) -> list[str]:
-    """The command line of a server for this run."""
-    url = urlsplit(config.engine.url)
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", base_path(model)]
-    command += ["--host", str(url.hostname), "--port", str(url.port or 8000), "--dtype", config.model.dtype]
-    command += ["--max-model-len", str(longest(config)), "--seed", str(config.run.seed), "--generation-config", "vllm"]
-    command += ["--logprobs-mode", "processed_logprobs", "--disable-uvicorn-access-log"]
-    if not torch.cuda.is_available():
-        command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens"]
-        command += [str(max(longest(config), CPU_BATCHED_TOKENS))]
-    if rank := adapter_rank(model):
-        command += ["--enable-lora", "--max-lora-rank", str(rank), "--max-loras", "1"]
-    else:
-        command += ["--worker-extension-cls", "algos.rollout.vllm_worker.Extension"]
-        command += ["--weight-transfer-config", '{"backend": "llm_gym"}']
-    return command + config.engine.args
-
-
-def server_environment(config: Config) -> dict[str, str]:
-    """Ours, without what says that a process is one of several trainers."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith(LAUNCHER)}
-    env |= {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
-    return env if config.engine.gpus is None else env | {"CUDA_VISIBLE_DEVICES": config.engine.gpus}
-
-
-LAUNCHER = ("RANK", "LOCAL_", "WORLD_SIZE", "MASTER_", "GROUP_", "ROLE_", "TORCHELASTIC_", "ACCELERATE_")

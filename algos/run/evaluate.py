@@ -116,6 +116,12 @@ def evaluations(config: Config) -> list[Evaluation]:
     return asked
 
 
+def longest(config: Config) -> int:
+    """Tokens of the longest prompt and reply that training or an evaluation may request."""
+    limits = [config.rollout, *(evaluation.rollout for evaluation in evaluations(config))]
+    return max(limit.max_prompt_tokens + limit.max_new_tokens for limit in limits)
+
+
 def _further(one: Further, config: Config) -> Evaluation:
     if isinstance(one.episodes, int) and one.episodes < 1:
         raise ConfigError(f"eval.also: {one.name}: episodes must be at least 1, or all (got {one.episodes})")

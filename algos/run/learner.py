@@ -32,7 +32,7 @@ from algos.rollout.tasks import EnvSpec, Task
 from algos.run import checkpoint, offline, processes, sharding
 from algos.run.config import Config, ConfigError, EnvSection, OptimSection, die, load
 from algos.run.curriculum import Curriculum, CurriculumSection, draw_tasks
-from algos.run.evaluate import Evaluator, Phase, check_evaluations
+from algos.run.evaluate import Evaluator, Phase, check_evaluations, longest
 from algos.run.figures import describe
 from algos.run.interrupt import StopSignal
 from algos.run.optimise import learning_rate
@@ -179,7 +179,7 @@ class Learner:
         )
         self.policy, self.optimizer = sharding.prepare(policy, optimizer, self.accelerator)
         self.chat = Chat(self.tokenizer, config.rollout.thinking)
-        self.engine = make_engine(config, self.model, self.chat, self.accelerator)
+        self.engine = make_engine(config, self.model, self.chat, self.accelerator, longest(config))
         if newest:
             sharding.load_optimizer_state(self.state.pop("optimizer"), self.policy, self.optimizer, self.accelerator)
             self.accelerator.print(f"resuming {config.run.dir} after step {self.state['step']}")
@@ -300,7 +300,7 @@ class Learner:
         metrics = metrics | describe([e for e in everyone if not e.replayed] or everyone)
         metrics |= self.curriculum.metrics() | self.replay.metrics()
         metrics["tokens/sampled"] = float(sum(len(turn.action_ids) for e in everyone for turn in e.turns))
-        metrics |= getattr(self.engine, "figures", {})
+        metrics |= getattr(self.engine, "metrics", {})
         metrics["optim/lr"] = self.optimizer.param_groups[0]["lr"]
         state |= {"step": step + 1, "episodes": state["episodes"] + len(everyone)}
         better, sound = False, self._sound()

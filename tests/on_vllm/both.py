@@ -15,6 +15,7 @@ from algos.rollout.chat import Chat
 from algos.rollout.engine import make_engine
 from algos.rollout.hf import HFEngine, Sample
 from algos.run.config import Config
+from algos.run.evaluate import longest
 
 
 class Both:
@@ -30,7 +31,7 @@ class Both:
         self.accelerator = Accelerator(cpu=True)
         self.model, tokenizer = load_model(config.model.path, config.model)
         self.chat = Chat(tokenizer)
-        self.engine: Any = make_engine(config, self.model, self.chat, self.accelerator)
+        self.engine: Any = make_engine(config, self.model, self.chat, self.accelerator, longest(config))
         self.engine.sync(0)
 
     def prompts(self, n: int = 24) -> list[list[int]]:

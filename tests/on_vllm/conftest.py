@@ -13,7 +13,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from algos import sft
 from algos.rollout.chat import Chat
-from algos.rollout.engine import vllm_installed
+from algos.rollout.vllm_common import vllm_installed
 from algos.run.config import Config, EnvSection
 from algos.sft import SftSection
 

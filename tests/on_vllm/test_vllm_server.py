@@ -105,12 +105,12 @@ def test_faults_while_weights_are_updated_are_made_good(served: Both, path: str,
 
 
 def test_weights_that_did_not_arrive_are_uploaded_once_more_and_then_refused(served: Both) -> None:
-    prompts, repeated = served.prompts(4), served.engine.figures["engine/uploads_repeated"]
+    prompts, repeated = served.prompts(4), served.engine.metrics["engine/uploads_repeated"]
     with through_proxy(served) as between:
         between.plan["/update_weights"] = ["swallowed"]
         served.train()
         served.engine.sync(served.engine.version + 1)
-        assert served.engine.figures["engine/uploads_repeated"] == repeated + 1
+        assert served.engine.metrics["engine/uploads_repeated"] == repeated + 1
         assert ids(served.engine.generate(prompts, 0.0, seeded())) == ids(served.own(prompts))
         between.plan["/update_weights"] = ["swallowed"] * 2
         served.train()
@@ -156,7 +156,7 @@ def test_a_server_killed_and_restarted_with_old_weights_gets_the_new_ones(served
         samples = served.engine.generate(prompts, 1.0, seeded(9))
         killer.join()
     assert served.engine.process._process.pid != killed.pid
-    assert served.engine.figures["engine/discarded"] > 0
+    assert served.engine.metrics["engine/discarded"] > 0
     assert ids(samples) == ids(expected)
     assert agree(served, prompts, samples, 1.0)
 

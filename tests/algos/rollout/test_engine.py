@@ -12,8 +12,9 @@ from micro import micro_model
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
-from algos.rollout.engine import check_adapter, check_engine, request_seeds, save_adapter, weights_of
+from algos.rollout.engine import check_engine
 from algos.rollout.vllm_client import Faulty
+from algos.rollout.vllm_common import check_adapter, request_seeds, save_adapter, weights_of
 from algos.rollout.vllm_server import parse
 from algos.run.config import Config, ConfigError
 
