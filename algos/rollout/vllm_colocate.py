@@ -1,7 +1,7 @@
 """The engine ``vllm_colocate``: vLLM in the trainer's own process, on the same device.
 
-On a GPU, vLLM sleeps while the model is trained: its weights move to main memory and its key-value cache is given back.
-On a CPU there is nothing to give back.
+On a GPU, vLLM sleeps while the model is trained: its weights move to main memory and its key-value cache is freed.
+On a CPU it never sleeps.
 """
 
 from __future__ import annotations
@@ -20,15 +20,13 @@ from algos.rollout.chat import Chat
 from algos.rollout.engine import EngineError
 from algos.rollout.hf import Sample
 from algos.rollout.vllm_common import (
-    CPU_BATCHED_TOKENS,
-    WORKER_EXTENSION,
     adapter_rank,
-    base_path,
     canary_prompts,
     check_agreement,
     difference,
     request_seeds,
     save_adapter,
+    vllm_options,
     weights_of,
 )
 from algos.run.config import Config
@@ -37,17 +35,20 @@ from algos.run.config import Config
 class VLLMColocate:
     """Samples with vLLM's ``LLM``; each process has its own.
 
-    Replies repeat with the generator: each request is sampled with a seed drawn from it. Temperature 0 takes the
+    Each request has a seed drawn from the generator, so replies repeat with the generator. Temperature 0 takes the
     likeliest token and reports its log-probability at temperature 1, as vLLM does for greedy requests.
+
+    Args:
+        max_length: Tokens of the longest prompt and reply together.
 
     Attributes:
         version: Number of optimizer steps that vLLM's weights have had; -1 before the first sync.
-        max_new_tokens: A reply is cut after so many.
-        metrics: ``engine/difference``: see :func:`algos.rollout.vllm_common.difference`, at the last sync.
+        max_new_tokens: Maximum tokens per reply.
+        metrics: ``engine/difference`` at the last sync: see :func:`algos.rollout.vllm_common.difference`.
     """
 
     def __init__(self, config: Config, model: Any, chat: Chat, accelerator: Any, max_length: int) -> None:
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the model and vLLM hand tensors to each other
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # vLLM must run in this process to load the model's tensors
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         from vllm import LLM
 
@@ -58,41 +59,24 @@ class VLLMColocate:
         self._asleep: set[str] = set()
         self._folder = Path(tempfile.mkdtemp(prefix="llm_gym_adapter_"))
         self._adapter: Any = None
-        options: dict[str, Any] = {}
-        if not self._cuda:
-            options["enable_chunked_prefill"] = False
-            options["max_num_batched_tokens"] = max(max_length, CPU_BATCHED_TOKENS)
-        if rank := adapter_rank(model):
-            options |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
-        else:
-            options |= {
-                "weight_transfer_config": {"backend": "llm_gym"},
-                "worker_extension_cls": WORKER_EXTENSION,
-            }
         try:
             self._llm = LLM(
-                model=base_path(model),
-                dtype=config.model.dtype,
-                max_model_len=max_length,
+                **vllm_options(config, model, max_length),
                 gpu_memory_utilization=config.engine.gpu_memory,
                 enable_sleep_mode=self._cuda,
                 enforce_eager=not self._cuda,  # compiling for a CPU takes minutes
                 distributed_executor_backend="external_launcher" if accelerator.num_processes > 1 else "uni",
-                logprobs_mode="processed_logprobs",
-                generation_config="vllm",
-                seed=config.run.seed,
-                **options,
             )
         except (ValueError, RuntimeError, NotImplementedError) as error:
-            raise EngineError(f"engine.kind vllm_colocate: vLLM does not start: {error}") from error
+            raise EngineError(f"engine.kind vllm_colocate: vLLM does not start: {str(error)[:300]}") from error
         if self._cuda:
             causal_lm(model).get_decoder().register_forward_pre_hook(self._sleep_while_training)
 
     def sync(self, version: int) -> None:
-        """Loads the trained weights, or the adapter, into vLLM and checks on a few replies that both sides agree.
+        """Loads the trained weights, or the adapter, into vLLM and checks on a few replies that vLLM and trainer agree.
 
         Raises:
-            EngineError: They do not.
+            EngineError: They do not agree.
         """
         self._wake("weights")
         if adapter_rank(self.model):
@@ -122,7 +106,7 @@ class VLLMColocate:
                 max_tokens=self.max_new_tokens,
                 logprobs=0,  # of the sampled token only
                 stop_token_ids=sorted(self.chat.stop_ids),
-                ignore_eos=True,  # the stop tokens are ours, whatever the checkpoint says
+                ignore_eos=True,  # only our own stop tokens end a reply, whatever the checkpoint says
                 detokenize=False,
             )
             for seed in request_seeds(len(prompts), generator)
@@ -138,7 +122,7 @@ class VLLMColocate:
         return samples
 
     def close(self) -> None:
-        """Frees what vLLM holds."""
+        """Frees the memory of vLLM and removes the saved adapter."""
         shutil.rmtree(self._folder, ignore_errors=True)
         self._llm.llm_engine.engine_core.shutdown()
 

@@ -1,4 +1,4 @@
-"""What the two engines on vLLM share."""
+"""Functions that the two engines on vLLM share."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ from algos.rollout.hf import Sample
 from algos.run.config import Config, ConfigError
 
 WORKER_EXTENSION = f"{__package__}.vllm_worker.Extension"
-"""The class that vLLM imports in each of its workers; its module registers the weight transfer backend."""
+"""The class that vLLM imports in each of its workers; its module registers the weight transfer ``BACKEND``."""
+BACKEND = "llm_gym"
+LOGPROBS_MODE = "processed_logprobs"
+"""vLLM reports log-probabilities at the temperature that it sampled at."""
 
 
 def vllm_installed() -> bool:
+    """Whether ``import vllm`` would find the package."""
     spec = importlib.util.find_spec("vllm")
     return spec is not None and spec.origin is not None  # a folder that happens to be called vllm has no origin
 
@@ -32,7 +36,7 @@ def adapter_of(model: Any) -> Any | None:
 
 
 def check_adapter(model: Any) -> None:
-    """Refuses an adapter that vLLM would serve as something else than it is."""
+    """Refuses an adapter that vLLM would not apply as PEFT does."""
     adapter = adapter_of(model)
     if adapter is None:
         return
@@ -44,7 +48,7 @@ def check_adapter(model: Any) -> None:
 
 
 def adapter_rank(model: Any) -> int | None:
-    """The smallest rank that vLLM can be told to make room for; None: there is no adapter."""
+    """The smallest maximum rank that vLLM accepts for the model's adapter; None: there is no adapter."""
     adapter = adapter_of(model)
     if adapter is None:
         return None
@@ -55,7 +59,7 @@ def adapter_rank(model: Any) -> int | None:
 def weights_of(model: Any, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
     """The model's weights as copies in ``dtype``, named as in its checkpoints, one in memory at a time.
 
-    Sharded ones (ZeRO-3, FSDP) are gathered from all processes, so every process must iterate to the end.
+    Sharded weights (ZeRO-3, FSDP) are gathered from all processes, so every process must iterate to the end.
     """
     for name, parameter in causal_lm(model).named_parameters():
         with _whole(parameter) as weight:
@@ -64,7 +68,7 @@ def weights_of(model: Any, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
 
 
 def save_adapter(model: Any, folder: Path, write: bool) -> None:
-    """Saves the adapter as PEFT does. Every process calls it; the one that is to ``write`` writes."""
+    """Saves the adapter as PEFT does. Every process calls it; only those with ``write`` write files."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
@@ -93,12 +97,12 @@ def _whole(parameter: Any) -> Iterator[Tensor]:
 
 
 def request_seeds(n: int, generator: torch.Generator) -> list[int]:
-    """A seed for each of ``n`` requests: the same replies whatever their order, and when one is asked for again."""
+    """A seed for each of ``n`` requests, so that the order of requests, and repeating one, do not change replies."""
     return torch.randint(2**31, (n,), generator=generator, device=generator.device).tolist()
 
 
 CANARY = [{"role": "user", "content": "Which move do you make? Answer with one."}]
-"""What both sides are asked after each sync. What it says matters little: any change of weights changes the answers."""
+"""The prompt sent after each sync. Its words matter little: any change of weights changes the log-probabilities."""
 CANARY_SAMPLES = 8
 
 
@@ -124,7 +128,7 @@ def difference(model: Any, prompts: Sequence[list[int]], samples: Sequence[Sampl
 
 
 def check_agreement(found: float, config: Config, version: int) -> None:
-    """Refuses to go on with an engine that does not hold the trainer's weights.
+    """Refuses to continue with an engine that does not hold the trainer's weights.
 
     Raises:
         EngineError: ``found``, from :func:`difference`, is more than ``engine.tolerance``.
@@ -137,12 +141,29 @@ def check_agreement(found: float, config: Config, version: int) -> None:
 
 
 CPU_BATCHED_TOKENS = 8192
-"""On a CPU vLLM computes so many prompt tokens at a time, and no prompt in parts: vLLM 0.30 would die of a request
-with a seed and a prompt in parts (its worker winds the generator back by an offset, which a CPU's has not)."""
+"""Prompt tokens per batch on a CPU, where prompts must not be split: vLLM 0.30 crashes there on a request that has a
+seed and a split prompt, because its worker resets the generator by an offset, which CPU generators do not have."""
+
+
+def vllm_options(config: Config, model: Any, max_length: int) -> dict[str, Any]:
+    """Arguments of ``vllm.LLM`` that both engines set; the server's options have the same names, with dashes."""
+    options = {
+        "model": base_path(model),
+        "dtype": config.model.dtype,
+        "max_model_len": max_length,
+        "seed": config.run.seed,
+        "generation_config": "vllm",
+        "logprobs_mode": LOGPROBS_MODE,
+    }
+    if not torch.cuda.is_available():
+        options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(max_length, CPU_BATCHED_TOKENS)}
+    if rank := adapter_rank(model):
+        return options | {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
+    return options | {"worker_extension_cls": WORKER_EXTENSION, "weight_transfer_config": {"backend": BACKEND}}
 
 
 def base_path(model: Any) -> str:
-    """Where the model (under its adapters) was loaded from: what vLLM loads before the first sync."""
+    """Where the model (without its adapters) was loaded from: what vLLM loads before the first sync."""
     path = str(causal_lm(model).config.name_or_path)
     if not path:
         raise ConfigError("engine: vLLM loads a model from a folder or the Hugging Face hub; this one has no path")

@@ -1,6 +1,6 @@
-"""Runs inside vLLM: takes over weights from a folder, or from memory where vLLM shares the trainer's process.
+"""Runs inside vLLM and loads the trainer's weights: from a folder, or from memory if vLLM shares the trainer's process.
 
-A server takes weights from us if it was started with::
+A server can load them if it was started with::
 
     VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --worker-extension-cls algos.rollout.vllm_worker.Extension \\
         --weight-transfer-config '{"backend": "llm_gym"}' --logprobs-mode processed_logprobs --generation-config vllm
@@ -28,20 +28,20 @@ BACKEND = "llm_gym"
 
 
 class Extension:
-    """What ``--worker-extension-cls`` names: vLLM imports this module in each worker, which registers the backend."""
+    """Named by ``--worker-extension-cls``: vLLM imports this module in each worker, which registers the backend."""
 
 
 class NoHandshake(WeightTransferInitInfo):
-    """A folder needs none."""
+    """Empty: loading from a folder or from memory needs no connection."""
 
 
 @dataclass
 class Update(WeightTransferUpdateInfo):
-    """Where the weights are.
+    """Where the weights are; one of the two is given. Tensors are named as in the model's checkpoint.
 
     Attributes:
-        folder: Holds ``*.safetensors`` files, the names of their tensors as in the model's checkpoint.
-        tensors: Or the weights themselves, each with its name.
+        folder: Folder of ``*.safetensors`` files.
+        tensors: Pairs of name and weight.
     """
 
     folder: str | None = None
@@ -49,7 +49,7 @@ class Update(WeightTransferUpdateInfo):
 
 
 class WeightTransfer(WeightTransferEngine[NoHandshake, Update]):
-    """Loads a checkpoint into the running model, layer by layer, as vLLM would have loaded it at its start."""
+    """Loads a checkpoint into the running model, layer by layer, as vLLM does at its start."""
 
     init_info_cls = NoHandshake
     update_info_cls = Update
@@ -69,8 +69,8 @@ class WeightTransfer(WeightTransferEngine[NoHandshake, Update]):
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
         if current_platform.is_cpu():
-            # The CPU kernels multiply by a packed copy of the weight. An output layer tied to the embedding gets no
-            # weight of its own, so vLLM does not pack it again and would go on with the old one.
+            # The CPU kernels multiply by a packed copy of the weight. An output layer that is tied to the embedding
+            # gets no weight of its own, so vLLM would not pack it again and would continue to use the old copy.
             for layer in self.model.modules():
                 if isinstance(layer, ParallelLMHead):
                     layer.quant_method.process_weights_after_loading(layer)
@@ -83,14 +83,14 @@ def read(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a folder's safetensors files, one at a time, in the order they were written.
 
     Raises:
-        FileNotFoundError: There are none: the folder is not shared with the trainer.
+        FileNotFoundError: There are no such files: the folder is not shared with the trainer.
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise FileNotFoundError(f"{folder} holds no weights here: trainer and server must see the same folder")
     for file in files:
         with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - it is no dict
+            for name in tensors.keys():  # noqa: SIM118 - not a dict
                 yield name, tensors.get_tensor(name)
 
 
