@@ -1,4 +1,4 @@
-"""The engines that sample replies: choosing one, and what the two on vLLM share."""
+"""Chooses the engine that samples replies, and checks its settings."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 import socket
 from collections.abc import Sequence
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
+import httpx
 import torch
 
 from algos.rollout.chat import Chat
@@ -17,7 +17,7 @@ from algos.run.config import Config, ConfigError
 
 
 class EngineError(ConfigError):
-    """The engine cannot go on; the message is one line that says why."""
+    """The engine cannot continue; the message is one line that says why."""
 
 
 class Engine(Protocol):
@@ -26,7 +26,7 @@ class Engine(Protocol):
     Attributes:
         version: Number of optimizer steps that the weights it samples from have had.
         model: The trained model.
-        max_new_tokens: A reply is cut after so many.
+        max_new_tokens: Maximum tokens per reply.
     """
 
     version: int
@@ -34,7 +34,7 @@ class Engine(Protocol):
     max_new_tokens: int
 
     def sync(self, version: int) -> None:
-        """Takes over the trained weights, which have had ``version`` optimizer steps. Every process calls it."""
+        """Loads the trained weights, which have had ``version`` optimizer steps. Every process calls it."""
         ...
 
     def generate(self, prompts: Sequence[list[int]], temperature: float, generator: torch.Generator) -> list[Sample]:
@@ -43,11 +43,11 @@ class Engine(Protocol):
 
 
 def check_engine(config: Config) -> None:
-    """Everything about the engine that can be known to be wrong before a model loads.
+    """Finds errors in the engine's settings before a model loads.
 
     Raises:
-        ConfigError: vLLM is not installed where we are to run it, no server answers, it was started without what
-            training needs, or a setting cannot work with vLLM.
+        ConfigError: vLLM is to run in this environment and is not installed, no server answers, the server lacks an
+            option that training needs, or a setting cannot work with vLLM.
     """
     from algos.rollout.vllm_common import vllm_installed
     from algos.rollout.vllm_process import check_server
@@ -62,18 +62,21 @@ def check_engine(config: Config) -> None:
         raise ConfigError(f'engine.kind {engine.kind} needs vLLM in this environment: pip install "llm-gym[vllm]"')
     if here and config.model.path == "tiny" and not torch.cuda.is_available():
         raise ConfigError(
-            f"engine.kind {engine.kind}: vLLM's CPU kernels take no attention heads as narrow as the embedded model's; "
-            "use hf, or another model.path"
+            f"engine.kind {engine.kind}: vLLM's CPU kernels do not support attention heads as narrow as the embedded "
+            "model's; use hf, or another model.path"
         )
     if engine.kind == "vllm_colocate":
         return
-    url = urlsplit(engine.url)
-    if url.scheme not in ("http", "https") or not url.hostname:
+    try:
+        url = httpx.URL(engine.url)
+    except httpx.InvalidURL:
+        url = httpx.URL()
+    if url.scheme not in ("http", "https") or not url.host:
         raise ConfigError(f"engine.url: must be like http://host:8000 (got {engine.url!r})")
     if not engine.start:
         check_server(config)
     elif int(os.environ.get("RANK", 0)) == 0:
-        with contextlib.suppress(OSError), socket.create_connection((url.hostname, url.port or 8000), timeout=2):
+        with contextlib.suppress(OSError), socket.create_connection((url.host, url.port or 80), timeout=2):
             raise ConfigError(f"engine.start: something listens on {engine.url} already; choose another engine.url")
 
 

@@ -1,30 +1,28 @@
-"""HTTP to a server that may be slow, fail, be cut off or be restarted."""
+"""HTTP requests to a vLLM server, which may be slow, fail, drop a connection or restart."""
 
 from __future__ import annotations
 
-import contextlib
-import http.client
-import json
 import os
+import ssl
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+
+import httpx
 
 from algos.rollout.engine import EngineError
 
 T = TypeVar("T")
-IDLE_S = 3.0
-"""A connection is not used again after so many idle seconds; vLLM closes it after five."""
+KEEPALIVE_S = 3.0
+"""Idle connections are closed after this many seconds; vLLM closes them after five."""
 
 
-class Faulty(Exception):
-    """An attempt failed in a way that the next one may not: no answer, half an answer, or a fault of the server's."""
+class TransientError(Exception):
+    """An attempt failed and the next one may succeed: no answer, an incomplete answer, or an error of the server."""
 
 
-class Refused(Exception):
-    """The server answered that the request is wrong; asking again changes nothing."""
+class PermanentError(EngineError):
+    """The server rejected the request, and would reject it again."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -32,67 +30,54 @@ class Refused(Exception):
 
 
 class Client:
-    """Requests to one server, from any number of threads, over connections that are kept.
+    """Requests to one server, from any number of threads.
 
     Args:
-        url: ``http(s)://host:port``, a path after it allowed.
-        request_s: An attempt fails after so many seconds without an answer.
-        retry_s: :meth:`patiently` gives up after failing for so many seconds.
+        url: ``http(s)://host:port``, which may be followed by a path.
+        request_s: An attempt fails after this many seconds without an answer.
+        retry_s: :meth:`retry` gives up after this many seconds of failed attempts.
 
     Attributes:
         faults: Number of attempts that failed so far.
-        on_fault: Called after each of them; it may repair what is broken.
+        on_fault: Called after each failed attempt; it may repair what is broken.
     """
 
     def __init__(self, url: str, request_s: float, retry_s: float) -> None:
-        parts = urlsplit(url)
-        self.url, self.request_s, self.retry_s = url, request_s, retry_s
+        self.url, self.retry_s = url, retry_s
         self.faults = 0
         self.on_fault: Callable[[], None] = lambda: None
-        self._type = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._address, self._prefix = parts.netloc, parts.path.rstrip("/")
-        self._headers = {"Content-Type": "application/json"}
-        if key := os.environ.get("VLLM_API_KEY"):
-            self._headers["Authorization"] = f"Bearer {key}"
-        self._idle: deque[tuple[http.client.HTTPConnection, float]] = deque()
+        key = os.environ.get("VLLM_API_KEY")
+        self.http = httpx.Client(
+            base_url=url,
+            headers={"Authorization": f"Bearer {key}"} if key else None,
+            timeout=request_s,
+            limits=httpx.Limits(keepalive_expiry=KEEPALIVE_S),
+            verify=ssl.create_default_context(),  # the certificates that this machine trusts
+            trust_env=False,  # a proxy for the Internet does not reach a server of the same cluster
+        )
 
-    def once(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """One request; the answer as JSON, or as text where it is none.
+    def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Sends one request and returns the answer: JSON parsed, anything else as text.
 
         Raises:
-            Faulty: Another attempt may succeed.
-            Refused: It cannot.
+            TransientError: Another attempt may succeed.
+            PermanentError: Another attempt would fail too.
         """
-        what, connection = f"{method} {path}", self._connection()
-        data = None if body is None else json.dumps(body)
+        what = f"{method} {path}"
         try:
-            connection.request(method, self._prefix + path, data, self._headers)
-            response = connection.getresponse()
-            content = response.read()
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
-            raise Faulty(f"{what}: {error or type(error).__name__}") from error
-        if response.status < 500 and not response.will_close:
-            self._idle.append((connection, time.monotonic()))
-        else:
-            connection.close()
-        text = content.decode("utf-8", "replace")
-        if response.status >= 400:
-            answer = f"{what} answered {response.status}: {' '.join(text.split())[:300]}"
-            raise (
-                Faulty(answer)
-                if response.status >= 500 or response.status in (408, 429)
-                else Refused(response.status, answer)
-            )
-        if "json" not in (response.getheader("Content-Type") or ""):
-            return text
-        try:
-            return json.loads(text)
-        except ValueError as error:
-            raise Faulty(f"{what}: {error}") from error
+            response = self.http.request(method, path, json=body)
+            if response.is_success:
+                return response.json() if "json" in response.headers.get("Content-Type", "") else response.text
+        except (httpx.RequestError, ValueError) as error:
+            raise TransientError(f"{what}: {str(error) or type(error).__name__}") from error
+        status = response.status_code
+        answer = f"{what} answered {status}: {' '.join(response.text.split())[:200]}"
+        if status >= 500 or status in (408, 429):
+            raise TransientError(answer)
+        raise PermanentError(status, f"engine.url {self.url}: {answer}")
 
-    def patiently(self, attempt: Callable[[], T]) -> T:
-        """Repeats ``attempt`` while it is :class:`Faulty`, after waits that grow from 0.1 to 5 seconds.
+    def retry(self, attempt: Callable[[], T]) -> T:
+        """Repeats ``attempt`` while it raises :class:`TransientError`, after waits that grow from 0.1 to 5 seconds.
 
         Raises:
             EngineError: It has failed for ``retry_s`` seconds.
@@ -101,7 +86,7 @@ class Client:
         while True:
             try:
                 return attempt()
-            except Faulty as error:
+            except TransientError as error:
                 self.faults += 1
                 deadline = deadline or time.monotonic() + self.retry_s
                 if time.monotonic() + wait > deadline:
@@ -110,15 +95,6 @@ class Client:
             time.sleep(wait)
             wait = min(2 * wait, 5.0)
 
-    def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """:meth:`once`, patiently."""
-        return self.patiently(lambda: self.once(method, path, body))
-
-    def _connection(self) -> http.client.HTTPConnection:
-        with contextlib.suppress(IndexError):  # all are in use
-            while True:
-                connection, used = self._idle.pop()
-                if time.monotonic() - used < IDLE_S:
-                    return connection
-                connection.close()
-        return self._type(self._address, timeout=self.request_s)
+    def request_with_retry(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """:meth:`request`, repeated as :meth:`retry` does."""
+        return self.retry(lambda: self.request(method, path, body))

@@ -64,16 +64,14 @@ def test_a_sync_leaves_no_weights_behind_but_its_own(both: Both) -> None:
 def through_proxy(both: Both, delay_s: float = 0.0, **limits: float) -> Iterator[Proxy]:
     """A proxy that the engine's requests go through."""
     client = both.engine.client
-    before = (client._address, client.request_s, client.retry_s)
+    http, before = client.http, (client.http.base_url, client.http.timeout, client.retry_s)
     with proxy(both.config.engine.url, delay_s) as between:
-        client._address = between.url.removeprefix("http://")
-        client.request_s, client.retry_s = limits.get("request_s", before[1]), limits.get("retry_s", before[2])
-        client._idle.clear()
+        http.base_url, http.timeout = between.url, limits.get("request_s", before[1])
+        client.retry_s = limits.get("retry_s", before[2])
         try:
             yield between
         finally:
-            client._address, client.request_s, client.retry_s = before
-            client._idle.clear()
+            http.base_url, http.timeout, client.retry_s = before
 
 
 @pytest.mark.parametrize("fault", ["slow", "500", "cut", "lost"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
 from algos.rollout.engine import check_engine
-from algos.rollout.vllm_client import Faulty
+from algos.rollout.vllm_client import TransientError
 from algos.rollout.vllm_common import check_adapter, request_seeds, save_adapter, weights_of
+from algos.rollout.vllm_process import server_command
 from algos.rollout.vllm_server import parse
 from algos.run.config import Config, ConfigError
 
@@ -27,6 +30,7 @@ def config(model: dict[str, Any] | None = None, **engine: Any) -> Config:
     ("settings", "message"),
     [
         (config(kind="vllm_server", url="localhost:8000"), "must be like http://host:8000"),
+        (config(kind="vllm_server", url="http://localhost:port"), "must be like http://host:8000"),
         (config(kind="vllm_server", url="http://127.0.0.1:9"), "http://127.0.0.1:9: no vLLM server answers there"),
         (config({"quantize": "nf4", "lora_rank": 8}, kind="vllm_server"), "weights in 4 bits"),
     ],
@@ -78,6 +82,32 @@ def test_an_adapter_that_vllm_would_serve_wrongly_is_refused() -> None:
             check_adapter(adapted(**extra))
 
 
+def test_a_server_is_started_with_the_run_s_settings_and_may_be_given_others() -> None:
+    settings = config({"dtype": "float32"}, kind="vllm_server", url="http://[::1]:8123", args=["--seed", "7"])
+    plain, lora = (micro_model(dtype=torch.float32), adapted(r=9))
+    for model in (plain, lora):
+        model.config.name_or_path = "owner/name"
+    commands = [server_command(settings, model, 320) for model in (plain, lora)]
+    for command in commands:
+        options = dict(pairwise(command))
+        assert options["--model"] == "owner/name"
+        assert (options["--host"], options["--port"]) == ("::1", "8123")
+        assert (options["--dtype"], options["--max-model-len"]) == ("float32", "320")
+        assert (options["--logprobs-mode"], options["--generation-config"]) == ("processed_logprobs", "vllm")
+        assert command[-2:] == ["--seed", "7"]
+        if not torch.cuda.is_available():
+            assert "--no-enable-chunked-prefill" in command
+            assert options["--max-num-batched-tokens"] == "8192"
+    module, _, name = dict(pairwise(commands[0]))["--worker-extension-cls"].rpartition(".")
+    spec = find_spec(module)
+    assert spec is not None
+    assert f"class {name}" in Path(str(spec.origin)).read_text()
+    assert json.loads(dict(pairwise(commands[0]))["--weight-transfer-config"]) == {"backend": "llm_gym"}
+    assert "--enable-lora" in commands[1]
+    assert dict(pairwise(commands[1]))["--max-lora-rank"] == "16"
+    assert "--worker-extension-cls" not in commands[1]
+
+
 def test_seeds_come_from_the_generator_alone() -> None:
     seeds = request_seeds(100, torch.Generator().manual_seed(1))
     assert seeds == request_seeds(100, torch.Generator().manual_seed(1))
@@ -100,5 +130,5 @@ CHOICE = {"token_ids": [5, 7], "logprobs": {"token_logprobs": [-0.5, -1.0]}, "fi
 )
 def test_half_a_reply_is_asked_for_again(change: dict[str, Any]) -> None:
     assert parse({"choices": [CHOICE]}).ids == [5, 7]
-    with pytest.raises(Faulty):
+    with pytest.raises(TransientError):
         parse({"choices": [CHOICE | change]})
