@@ -2,62 +2,50 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
 from algos.config.schema import ExtraEvaluation
 from algos.errors import ConfigError
 
-NAME = "mbpp_eval"
-TRUTHS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-T = TypeVar("T")
+ENABLED = "MBPP_EVAL_ENABLED"
+QUESTIONS = Annotated[PositiveInt | Literal["all"], BeforeValidator(str.lower)]
+TEMPERATURE = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+VARIABLES: dict[str, tuple[str, Any, str, Any]] = {
+    ENABLED: ("", bool, "1 or 0", False),
+    "MBPP_EVAL_NUM_QUESTIONS": ("episodes", QUESTIONS, "a whole number of at least 1", "all"),
+    "MBPP_EVAL_SPLIT": ("split", str, "a split", "test"),
+    "MBPP_EVAL_AT_START": ("before", bool, "1 or 0", True),
+    "MBPP_EVAL_AT_END": ("after", bool, "1 or 0", True),
+    "MBPP_EVAL_INTERVAL_STEPS": ("every", NonNegativeInt, "a whole number of at least 0", 0),
+    "MBPP_MAX_NEW_TOKENS": ("max_new_tokens", PositiveInt, "a whole number of at least 1", 512),
+    "MBPP_TEMPERATURE": ("temperature", TEMPERATURE, "a number of at least 0", 0.0),
+    "MBPP_RESULTS_DIR": ("details", Path, "a folder", None),
+}
+"""Each variable's field of the evaluation, type, what its value must be, and default."""
 
 
 def from_variables(variables: Mapping[str, str]) -> ExtraEvaluation | None:
-    """The evaluation that ``MBPP_EVAL_ENABLED=1`` and its like ask for; None without it.
+    """The evaluation that ``MBPP_EVAL_ENABLED=1`` and the others ask for; None without it.
 
     ``MBPP_DATASET_PATH`` and ``MBPP_TIMEOUT_SECONDS`` are read by the environment itself.
 
     Raises:
-        ConfigError: A variable has a value that cannot be meant.
+        ConfigError: A variable has an impossible value.
     """
 
-    def read(name: str, convert: Callable[[str], T], wanted: str, default: T) -> T:
+    def read(name: str) -> Any:
+        _, kind, wanted, default = VARIABLES[name]
         text = variables.get(name, "").strip()
-        if not text:
-            return default
         try:
-            return convert(text)
-        except (KeyError, ValueError):
+            return TypeAdapter(kind).validate_python(text) if text else default
+        except ValidationError:
             raise ConfigError(f"environment variable {name} must be {wanted}, not {text!r}") from None
 
-    def truth(name: str, default: bool) -> bool:
-        return read(name, lambda text: TRUTHS[text.lower()], "1 or 0", default)
-
-    def count(name: str, least: int, default: int) -> int:
-        return read(name, lambda text: _at_least(int(text), least), f"a whole number of at least {least}", default)
-
-    if not truth("MBPP_EVAL_ENABLED", False):
+    if not read(ENABLED):
         return None
-    questions = variables.get("MBPP_EVAL_NUM_QUESTIONS", "").strip().lower() or "all"
-    folder = variables.get("MBPP_RESULTS_DIR", "").strip()
-    return ExtraEvaluation(
-        name=NAME,
-        id="llmgym/MBPP-v0",
-        episodes="all" if questions == "all" else count("MBPP_EVAL_NUM_QUESTIONS", 1, 1),
-        temperature=read("MBPP_TEMPERATURE", lambda text: _at_least(float(text), 0.0), "a number of at least 0", 0.0),
-        max_new_tokens=count("MBPP_MAX_NEW_TOKENS", 1, 512),
-        every=count("MBPP_EVAL_INTERVAL_STEPS", 0, 0),
-        before=truth("MBPP_EVAL_AT_START", True),
-        after=truth("MBPP_EVAL_AT_END", True),
-        details=Path(folder) if folder else None,
-        **{"split": variables.get("MBPP_EVAL_SPLIT", "").strip() or "test"},
-    )
-
-
-def _at_least(number: T, least: float) -> T:
-    if not (isinstance(number, int | float) and math.isfinite(number) and number >= least):
-        raise ValueError(number)
-    return number
+    fields = {field: read(name) for name, (field, *_) in VARIABLES.items() if name != ENABLED}
+    return ExtraEvaluation(name="mbpp_eval", id="llmgym/MBPP-v0", **fields)

@@ -1,9 +1,8 @@
-"""What a set of episodes says of who played them, every figure with its 95 % interval."""
+"""The metrics of a set of episodes, with 95 % intervals, and a comparison of two sets."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any, TypeVar
@@ -26,22 +25,21 @@ LABELS = ("player", "task_id")
 def score(
     episodes: Sequence[Episode], samples: int = 1, reward_range: tuple[float, float] | None = None
 ) -> dict[str, Any]:
-    """Figures of a set of episodes; ``x_low`` and ``x_high`` are the ends of the interval of ``x``.
+    """Metrics of a set of episodes; ``x_low`` and ``x_high`` are the ends of the interval of ``x``.
 
-    Rates have Wilson's interval, means the normal one. Only starts count as independent: ``samples`` episodes from one
-    start count as one trial, which makes the interval of a rate at least as wide as it must be.
+    Rates have Wilson's interval, means the normal one. Only starts are independent: the ``samples`` episodes from one
+    start count as one trial, so the interval of a rate is never too narrow.
 
     Args:
-        samples: Episodes from each start, one after the other.
-        reward_range: The least and the most that the rules pay, for ``normalised_score``.
+        samples: Episodes from each start, in consecutive order.
+        reward_range: The smallest and the largest return that the rules allow, for ``normalised_score``.
     """
     n = len(episodes)
     result: dict[str, Any] = {"episodes": n}
     for name, outcomes in RATES.items():
-        _put_rate(result, f"{name}_rate", [episode.outcome in outcomes for episode in episodes], samples)
-    for end in ("", "_low", "_high"):
-        result[f"success_rate{end}"] = result[f"win_rate{end}"]
-    _put_mean(result, "mean_return", [episode.total_reward for episode in episodes], samples)
+        result |= _rate(f"{name}_rate", [episode.outcome in outcomes for episode in episodes], samples)
+    result |= {f"success_rate{end}": result[f"win_rate{end}"] for end in ("", "_low", "_high")}
+    result |= _mean("mean_return", [episode.total_reward for episode in episodes], samples)
     low, high = reward_range or (0.0, math.inf)
     if math.isfinite(high - low) and high > low:
         result["normalised_score"] = min(max((result["mean_return"] - low) / (high - low), 0.0), 1.0)
@@ -60,7 +58,7 @@ def score(
 def score_by_seat(
     episodes: Sequence[Episode], samples: int = 1, reward_range: tuple[float, float] | None = None
 ) -> dict[str, Any]:
-    """:func:`score` over all episodes, and under ``seats`` for each seat apart where several were played."""
+    """:func:`score` over all episodes, and under ``seats`` for each seat where several were played."""
     result = score(episodes, samples, reward_range)
     seats = sorted({episode.player for episode in episodes})
     if len(seats) > 1:
@@ -70,28 +68,45 @@ def score_by_seat(
     return result
 
 
-def by_start(values: Sequence[T], samples: int) -> list[list[T]]:
-    """Values of episodes, those of each start together: ``samples`` running ones."""
-    return [list(values[first : first + samples]) for first in range(0, len(values), samples)]
+def _by_start(values: Sequence[T], samples: int) -> list[Sequence[T]]:
+    """The values of each start: ``samples`` consecutive ones."""
+    return [values[first : first + samples] for first in range(0, len(values), samples)]
 
 
 def _passed(episodes: Sequence[Episode], samples: int) -> list[int]:
     """How many of the episodes of each start succeeded."""
-    return [sum(group) for group in by_start([episode.success for episode in episodes], samples)]
+    return [sum(group) for group in _by_start([episode.success for episode in episodes], samples)]
+
+
+def _means(values: Sequence[float], samples: int) -> list[float]:
+    """The mean of each start."""
+    return [sum(group) / len(group) for group in _by_start(values, samples)]
+
+
+def _with_ends(name: str, value: float, low: float, high: float) -> dict[str, float]:
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
+
+
+def _rate(name: str, hits: Sequence[bool], samples: int) -> dict[str, float]:
+    rate, trials = sum(hits) / max(len(hits), 1), len(hits) / samples
+    return _with_ends(name, rate, *wilson(rate * trials, trials))
+
+
+def _mean(name: str, values: Sequence[float], samples: int) -> dict[str, float]:
+    return _with_ends(name, *normal_interval(_means(values, samples)))
 
 
 def _pass_at(episodes: Sequence[Episode], samples: int) -> dict[str, float]:
     """pass@k for k = 1, 2, 4, ... and ``samples``, over starts, with Wilson's interval over starts."""
-    passed, result = _passed(episodes, samples), {}
+    passed, result = _passed(episodes, samples), dict[str, float]()
     for k in sorted({*(2**i for i in range(samples.bit_length())), samples}):
         total = sum(pass_at_k(samples, count, k) for count in passed)
-        result[f"pass_at_{k}"] = total / max(len(passed), 1)
-        result[f"pass_at_{k}_low"], result[f"pass_at_{k}_high"] = wilson(total, len(passed))
+        result |= _with_ends(f"pass_at_{k}", total / max(len(passed), 1), *wilson(total, len(passed)))
     return result
 
 
 def task_metrics(episodes: Sequence[Episode], samples: int) -> dict[str, Any]:
-    """Of tasks of a data set: which there were, which were solved at least once, and the share of replies that did."""
+    """Which tasks of a data set were played, which were solved at least once, and the share of replies that did."""
     passed = _passed(episodes, samples)
     ids = [episode.start.env.kwargs["task_id"] for episode in episodes[::samples] if episode.start]
     return {
@@ -109,19 +124,15 @@ def _env_metrics(episodes: Sequence[Episode], samples: int) -> dict[str, Any]:
     A number gives its mean, under its own name; true or false gives ``<name>_rate``; a list of these, such as one for
     each rule, gives the list ``<name>_rates``.
     """
-    told: defaultdict[str, list[Any]] = defaultdict(list)
-    for episode in episodes:
-        for name, value in episode.info.items():
-            if name not in LABELS:
-                told[name].append(value)
     result: dict[str, Any] = {}
-    for name, values in told.items():
-        samples = samples if len(values) == len(episodes) else 1
+    for name in dict.fromkeys(name for episode in episodes for name in episode.info if name not in LABELS):
+        values = [episode.info[name] for episode in episodes if name in episode.info]
+        trials = samples if len(values) == len(episodes) else 1
         if all(isinstance(value, bool) for value in values):
-            _put_rate(result, f"{name}_rate", values, samples)
+            result |= _rate(f"{name}_rate", values, trials)
         elif all(isinstance(value, Real) and math.isfinite(value) for value in values):
-            _put_mean(result, name, [float(value) for value in values], samples)
-        elif all(_is_truths(value) for value in values) and len({len(value) for value in values}) == 1:
+            result |= _mean(name, [float(value) for value in values], trials)
+        elif all(map(_is_truths, values)) and len(set(map(len, values))) == 1:
             result[f"{name}_rates"] = [sum(column) / len(values) for column in zip(*values, strict=True)]
     return result
 
@@ -130,20 +141,8 @@ def _is_truths(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(part, bool) for part in value)
 
 
-def _put_rate(result: dict[str, Any], name: str, hits: Sequence[bool], samples: int) -> None:
-    rate = sum(hits) / len(hits) if hits else 0.0
-    trials = len(hits) / samples
-    result[name] = rate
-    result[f"{name}_low"], result[f"{name}_high"] = wilson(rate * trials, trials)
-
-
-def _put_mean(result: dict[str, Any], name: str, values: Sequence[float], samples: int) -> None:
-    means = [sum(group) / len(group) for group in by_start(values, samples)]
-    result[name], result[f"{name}_low"], result[f"{name}_high"] = normal_interval(means)
-
-
 def compare(first: Sequence[Episode], second: Sequence[Episode], samples: int = 1) -> dict[str, Any]:
-    """Two players on the same starts: the first less the second, and how likely that is if they were alike.
+    """Two players on the same starts: the first minus the second, and p-values under the hypothesis of no difference.
 
     ``success_p`` is McNemar's exact test (with several samples a start, the sign test over starts), ``return_p`` a
     permutation test of the paired returns.
@@ -155,16 +154,12 @@ def compare(first: Sequence[Episode], second: Sequence[Episode], samples: int = 
         raise ValueError("only evaluations on the same starts can be compared")
     pairs = list(zip(_passed(first, samples), _passed(second, samples), strict=True))
     better, worse = sum(ours > theirs for ours, theirs in pairs), sum(ours < theirs for ours, theirs in pairs)
-    gains = [one.total_reward - other.total_reward for one, other in zip(first, second, strict=True)]
-    by_starts = [sum(group) / len(group) for group in by_start(gains, samples)]
-    gain, low, high = normal_interval(by_starts)
+    gains = _means([one.total_reward - other.total_reward for one, other in zip(first, second, strict=True)], samples)
     return {
         "success_difference": sum(ours - theirs for ours, theirs in pairs) / max(len(first), 1),
         "better": better,
         "worse": worse,
         "success_p": sign_test(better, worse),
-        "return_difference": gain,
-        "return_difference_low": low,
-        "return_difference_high": high,
-        "return_p": permutation_test(by_starts),
+        **_with_ends("return_difference", *normal_interval(gains)),
+        "return_p": permutation_test(gains),
     }

@@ -53,7 +53,7 @@ def same_state(returns_to_go: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def nonzero_std(returns: Tensor) -> Tensor:
-    """Which groups tell anything: ``[groups]`` bool, False where all returns of ``[groups, group_size]`` are equal."""
+    """Groups with different returns: ``[groups]`` bool, False where all of ``[groups, group_size]`` are equal."""
     return (returns != returns[:, :1]).any(dim=1)
 
 
@@ -162,12 +162,10 @@ class RunningScale:
             self._squares += distance * (each - self._mean)
 
     def state_dict(self) -> dict[str, float]:
-        """For a checkpoint."""
-        return {"count": self._count, "mean": self._mean, "squares": self._squares}
+        return dict(vars(self))
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Takes up what :meth:`state_dict` gave."""
-        self._count, self._mean, self._squares = int(state["count"]), state["mean"], state["squares"]
+        vars(self).update(state)
 
 
 class RoleBaseline:

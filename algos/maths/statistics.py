@@ -1,30 +1,34 @@
-"""How sure a figure is: intervals, pass@k, and whether two players differ. Pure functions of numbers."""
+"""Confidence intervals, pass@k, and tests of whether two players differ: pure functions of numbers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import fmean, stdev
 
 import numpy as np
 
+Z = 1.959964
+"""The normal distribution's 97.5 % point: intervals are of 95 %."""
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """Student's t, two-sided 95 %, for 1 to 10 degrees of freedom."""
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """The mean, and Student's 95 % interval of it; a single value has no width."""
-    mean, freedom = fmean(values), len(values) - 1
-    if freedom == 0:
-        return mean, mean, mean
+    freedom = len(values) - 1
     # Beyond the table, Fisher's expansion of t in 1 / freedom: right to 0.003.
     t = T95[freedom - 1] if freedom <= len(T95) else 1.960 + 2.372 / freedom + 2.823 / freedom**2
-    half = t * stdev(values) / math.sqrt(len(values))
+    return normal_interval(values, t)
+
+
+def normal_interval(values: Sequence[float], z: float = Z) -> tuple[float, float, float]:
+    """The mean of ``values`` and its interval by the normal distribution; a single value has no width."""
+    n = len(values)
+    if n == 0:
+        return 0.0, 0.0, 0.0
+    mean = sum(values) / n
+    half = z * math.sqrt(sum((value - mean) ** 2 for value in values) / max(n - 1, 1) / n)
     return mean, mean - half, mean + half
-
-
-Z = 1.959964
-"""The normal distribution's 97.5 % point: intervals are of 95 %."""
 
 
 def wilson(successes: float, trials: float, z: float = Z) -> tuple[float, float]:
@@ -36,17 +40,6 @@ def wilson(successes: float, trials: float, z: float = Z) -> tuple[float, float]
     spread = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
-
-
-def normal_interval(values: Sequence[float], z: float = Z) -> tuple[float, float, float]:
-    """The mean of ``values`` and its interval by the normal distribution; one value says nothing of its spread."""
-    n = len(values)
-    if n == 0:
-        return 0.0, 0.0, 0.0
-    mean = sum(values) / n
-    variance = sum((value - mean) ** 2 for value in values) / (n - 1) if n > 1 else 0.0
-    half = z * math.sqrt(variance / n)
-    return mean, mean - half, mean + half
 
 
 def pass_at_k(samples: int, passed: int, k: int) -> float:
@@ -65,7 +58,7 @@ def pass_at_k(samples: int, passed: int, k: int) -> float:
 def sign_test(better: int, worse: int) -> float:
     """The two-sided p-value of ``better`` against ``worse`` if both were equally likely.
 
-    On pairs of successes and failures it is McNemar's exact test: pairs that agree tell nothing (McNemar 1947).
+    On pairs of successes and failures it is McNemar's exact test: pairs that agree do not count (McNemar 1947).
     """
     n, least = better + worse, min(better, worse)
     if n == 0:
@@ -74,10 +67,10 @@ def sign_test(better: int, worse: int) -> float:
 
 
 def permutation_test(differences: Sequence[float], draws: int = 10_000) -> float:
-    """The two-sided p-value of a mean difference over pairs, if each difference could as well be its negative.
+    """The two-sided p-value of a mean difference over pairs, if the sign of each difference were random.
 
-    A Monte-Carlo test that is never too sure: (1 + signs as extreme) / (1 + draws), its generator fixed (Fisher 1935;
-    Phipson and Smyth 2010).
+    A Monte-Carlo test: (1 + draws of signs as extreme) / (1 + draws), its generator fixed (Fisher 1935). Counting the
+    observed signs among the draws keeps the p-value from being too small (Phipson and Smyth 2010).
     """
     values = np.array([value for value in differences if value], dtype=np.float64)
     if not len(values):

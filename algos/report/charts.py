@@ -1,43 +1,44 @@
-"""Curves and intervals as SVG text: no script, no plotting library; a page's stylesheet gives the colours."""
+"""Curves as SVG text (charts.html): no script, no plotting library; a page's stylesheet gives the colours."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from html import escape
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import fmean
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
+
+from markupsafe import Markup
 
 from algos.maths.statistics import mean_interval
+from algos.report.templates import TEMPLATES, number
 from algos.run_folder.read import Curve
 
 T = TypeVar("T")
 Points = Sequence[tuple[float, ...]]
 
-WIDTH, LEFT, RIGHT, TOP, BOTTOM = 360, 54, 14, 8, 22
 MOST_POINTS, MOST_STRIPS = 240, 40
+
+
+class Area(NamedTuple):
+    """The part of a chart inside its axes."""
+
+    left: int = 54
+    right: int = 346
+    top: int = 8
+    bottom: int = 168
 
 
 @dataclass
 class Line:
-    """One line of a chart: its points, what is drawn faintly behind it, and its band ``(step, low, high)``."""
+    """One line of a chart: its points, the curves drawn faintly behind it, and its band ``(step, low, high)``."""
 
     name: str
     colour: str
-    points: list[tuple[float, float]]
-    faint: list[list[tuple[float, float]]] = field(default_factory=list)
-    band: list[tuple[float, float, float]] = field(default_factory=list)
-
-
-@dataclass
-class Interval:
-    """A rate with its 95 % interval, before and after; ``None`` where it is not known."""
-
-    name: str
-    before: tuple[float, float, float] | None
-    after: tuple[float, float, float] | None
+    points: Points
+    faint: Sequence[Points] = ()
+    band: Points = ()
 
 
 def smooth(curve: Curve) -> Curve:
@@ -48,7 +49,7 @@ def smooth(curve: Curve) -> Curve:
 
 
 def window(points: int) -> int:
-    """How many of so many points are averaged; always odd."""
+    """The number of steps in each mean over a curve with ``points`` points; always odd."""
     return 2 * (points // 25) + 1
 
 
@@ -56,112 +57,54 @@ def line_of(name: str, colour: str, curves: Sequence[Curve]) -> Line:
     """One run: its smoothed curve over the raw one. Several: their mean, its interval, and each one faintly."""
     curves = [curve for curve in curves if curve]
     smoothed = [smooth(curve) for curve in curves]
-    if len(curves) < 2:
-        points = [_points(curve) for curve in smoothed]
-        return Line(
-            name, colour, points[0] if points else [], [_points(curve) for curve in curves if window(len(curve)) > 1]
-        )
-    common = sorted(set.intersection(*(set(curve) for curve in curves)))
-    found = {step: mean_interval([curve[step] for curve in smoothed]) for step in common}
-    means = [(step, mean) for step, (mean, _, _) in found.items()]
-    band = [(step, low, high) for step, (_, low, high) in found.items()]
-    return Line(name, colour, means, [_points(curve) for curve in smoothed], band)
+    common = sorted(set.intersection(*map(set, smoothed))) if smoothed else []
+    found = [(step, *mean_interval([curve[step] for curve in smoothed])) for step in common]
+    faint = smoothed if len(curves) > 1 else [curve for curve in curves if window(len(curve)) > 1]
+    band = [(step, low, high) for step, _, low, high in found] if len(curves) > 1 else []
+    return Line(name, colour, [row[:2] for row in found], [sorted(curve.items()) for curve in faint], band)
 
 
-def _points(curve: Curve) -> list[tuple[float, float]]:
-    return sorted(curve.items())
-
-
-def line_chart(label: str, lines: Sequence[Line], percent: bool = False) -> str:
+def line_chart(label: str, lines: Sequence[Line], percent: bool = False) -> Markup:
     """Lines over steps; ``percent`` shows fractions on an axis from 0 to 100 %."""
-    height, bottom, right = 190, 190 - BOTTOM, WIDTH - RIGHT
+    area = Area()
     steps = [point[0] for line in lines for part in (line.points, *line.faint) for point in part]
     first, last = (min(steps), max(steps)) if steps else (0.0, 1.0)
     low, high = (-0.02, 1.02) if percent else _value_range(lines)
 
     def x(step: float) -> float:
-        return LEFT + (step - first) / ((last - first) or 1) * (right - LEFT)
+        return area.left + (step - first) / ((last - first) or 1) * (area.right - area.left)
 
     def y(value: float) -> float:
-        return TOP + min(max((high - value) / (high - low), -1.0), 2.0) * (bottom - TOP)
+        return area.top + min(max((high - value) / (high - low), -1.0), 2.0) * (area.bottom - area.top)
 
-    def path(points: Points) -> str:
-        return " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in points)
+    def path(points: Points, column: int = 1) -> str:
+        return " ".join(f"{x(point[0]):.1f},{y(point[column]):.1f}" for point in points)
 
-    axes, drawn = [], []
-    for tick, text in _ticks(low, high):
-        text = f"{tick:.0%}" if percent else text
-        axes.append(f'<path class="grid" d="M{LEFT} {y(tick):.1f}H{right}"/>')
-        axes.append(f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{text}</text>')
-    for tick, text in [(tick, text) for tick, text in _ticks(first, last) if tick == int(tick)]:
-        text = text.rstrip("0").rstrip(".") if "." in text else text  # steps are whole
-        axes.append(f'<text x="{x(tick):.1f}" y="{height - 6}" text-anchor="middle">{text}</text>')
-    for line in lines:
-        band = _thin(line.band)
-        edge = [(step, low) for step, low, _ in band] + [(step, high) for step, _, high in reversed(band)]
-        drawn.append(f'<polygon class="band {line.colour}" points="{path(edge)}"/>' if edge else "")
-        for part in line.faint:
-            drawn.append(f'<polyline class="faint {line.colour}" points="{path(_thin(part))}"/>')
-    for line in lines:
-        points = _thin(line.points)
-        drawn.append(f'<polyline class="line {line.colour}" points="{path(points)}"/>')
-        if len(points) <= 12:
-            drawn += [f'<circle class="dot {line.colour}" cx="{x(s):.1f}" cy="{y(v):.1f}" r="3"/>' for s, v in points]
-    # A nested <svg> clips what lies outside the axes.
-    box = f'<svg x="{LEFT}" y="{TOP}" width="{right - LEFT}" height="{bottom - TOP}" '
-    box += f'viewBox="{LEFT} {TOP} {right - LEFT} {bottom - TOP}">'
-    hover = _hover(lines, x, bottom, percent)
-    return _svg(label, height, "".join(axes) + box + "".join(drawn) + "</svg>" + hover)
+    thinned = [
+        replace(line, points=_thin(line.points), faint=list(map(_thin, line.faint)), band=_thin(line.band))
+        for line in lines
+    ]
+    y_ticks = [(tick, f"{tick:.0%}" if percent else text) for tick, text in _ticks(low, high)]
+    x_ticks = [(tick, text) for tick, text in _ticks(first, last) if tick == int(tick)]
+    x_ticks = [(tick, text.rstrip("0").rstrip(".") if "." in text else text) for tick, text in x_ticks]  # whole steps
+    macros: Any = TEMPLATES.get_template("charts.html").module
+    svg: Markup = macros.line_chart(
+        label, thinned, area, x, y, path, x_ticks, y_ticks, _strips(lines, x, area, percent)
+    )
+    return svg
 
 
-def interval_chart(label: str, rows: Sequence[Interval]) -> str:
-    """Before (hollow) and after (filled) of some rates, with their intervals, on an axis from 0 to 100 %."""
-    left, right, row_height = 10, WIDTH - 16, 58
-    height = len(rows) * row_height + BOTTOM
-
-    def x(rate: float) -> float:
-        return left + min(max(rate, 0.0), 1.0) * (right - left)
-
-    parts = []
-    for tick in (0, 0.25, 0.5, 0.75, 1):
-        parts.append(f'<path class="grid" d="M{x(tick):.1f} 0V{height - BOTTOM}"/>')
-        parts.append(f'<text x="{x(tick):.1f}" y="{height - 6}" text-anchor="middle">{tick:.0%}</text>')
-    for number, row in enumerate(rows):
-        top = number * row_height
-        known = [f"{found[0]:.1%}" for found in (row.before, row.after) if found]
-        parts.append(f'<text class="name" x="{left}" y="{top + 15}">{escape(row.name)}</text>')
-        parts.append(f'<text class="name" x="{right}" y="{top + 15}" text-anchor="end">{" → ".join(known)}</text>')
-        for found, when, y in ((row.before, "before", top + 30), (row.after, "after", top + 44)):
-            if found:
-                rate, low, high = found
-                parts.append(f'<path class="whisker {when}" d="M{x(low):.1f} {y}H{x(high):.1f}"/>')
-                title = f"<title>{when}: {rate:.1%} [{low:.1%}, {high:.1%}]</title>"
-                parts.append(f'<circle class="mark {when}" cx="{x(rate):.1f}" cy="{y}" r="5">{title}</circle>')
-    return _svg(label, height, "".join(parts))
-
-
-def _svg(label: str, height: int, inside: str) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}">{inside}</svg>'
-
-
-def _hover(lines: Sequence[Line], x: Callable[[float], float], bottom: int, percent: bool) -> str:
-    """Invisible strips that tell the values under the pointer."""
-    values = [dict(line.points) for line in lines]
+def _strips(
+    lines: Sequence[Line], x: Callable[[float], float], area: Area, percent: bool
+) -> Iterator[tuple[float, float, str]]:
+    """From where to where on the x axis the pointer shows which values."""
+    values = [{point[0]: point[1] for point in line.points} for line in lines]
     steps = sorted({step for curve in values for step in curve})
     shown = [chunk[len(chunk) // 2] for chunk in _chunks(steps, MOST_STRIPS)]
-    edges = [float(LEFT), *((x(a) + x(b)) / 2 for a, b in pairwise(shown)), float(WIDTH - RIGHT)]
-    strips = []
+    edges = [area.left, *((x(a) + x(b)) / 2 for a, b in pairwise(shown)), area.right]
     for step, (start, end) in zip(shown, pairwise(edges)):
-        told = [f"{line.name} {number(v[step], percent)}" for line, v in zip(lines, values) if step in v]
-        box = f'x="{start:.1f}" y="{TOP}" width="{end - start:.1f}" height="{bottom - TOP}"'
-        title = escape("\n".join([f"step {step:g}", *told]))
-        strips.append(f'<rect class="strip" {box}><title>{title}</title></rect>')
-    return "".join(strips)
-
-
-def number(value: float, percent: bool = False) -> str:
-    """A value as a reader wants it: per cent, or four digits."""
-    return f"{value:.1%}" if percent else f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+        named = [f"{line.name} {number(v[step], percent)}" for line, v in zip(lines, values) if step in v]
+        yield start, end, "\n".join([f"step {step:g}", *named])
 
 
 def _value_range(lines: Sequence[Line]) -> tuple[float, float]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any
 
-from algos.report.games import COLOURS, GAME_LIMIT, TEXT_LIMIT, UNSEEN_RANGES, WORDS
+from algos.report.templates import COLOURS, TEXT_LIMIT, UNSEEN_RANGES, WORDS, first_turns
 from algos.run_folder.read import Game, Json, Run, count_episodes, episode_files, games_of, is_number
 
 SIZE_LIMIT = 7_000_000
@@ -35,7 +36,7 @@ def episodes_as_json(runs: Sequence[Run], most: int) -> str:
             "unseen": UNSEEN_RANGES,
             "colours": COLOURS,
             "words": WORDS,
-            "strings": strings.entries,
+            "strings": [list(key) if key[1] else key[0] for key in strings],
             "episodes": shown,
         }
         text = json.dumps(data, separators=(",", ":"), allow_nan=False)
@@ -67,36 +68,23 @@ def _chosen(runs: Sequence[Run], most: int) -> Iterator[tuple[int, Game]]:
             yield from ((number, game) for game in islice(games_of(file), count))
 
 
-class Strings:
-    """Each string once. One that is too long is an entry ``[its beginning, how many characters are left out]``."""
-
-    def __init__(self) -> None:
-        self.entries: list[str | list[Any]] = []
-        self._places: dict[tuple[str, int], int] = {}
+class Strings(dict[tuple[str, int], int]):
+    """Each string once: its first characters and how many more it has -> its place in the table."""
 
     def place(self, value: object, limit: int = TEXT_LIMIT) -> int:
-        whole = value if isinstance(value, str) else str(value)
-        key = whole[:limit], max(len(whole) - limit, 0)
-        found = self._places.setdefault(key, len(self.entries))
-        if found == len(self.entries):
-            self.entries.append(list(key) if key[1] else key[0])
-        return found
+        whole = str(value)
+        return self.setdefault((whole[:limit], max(len(whole) - limit, 0)), len(self))
 
 
 def _episode(run: int, game: Game, strings: Strings) -> list[Any]:
-    episode, turns, size = game.episode, [], 0
-    played = [turn for turn in episode.get("turns") or [] if isinstance(turn, dict)]
-    for turn in played:
-        if size > GAME_LIMIT:
-            break
-        turns.append(_turn(turn, strings))
-        size += min(len(str(turn.get("observation"))), TEXT_LIMIT) + min(len(str(turn.get("reply"))), TEXT_LIMIT)
-    terms, info = (_pairs(episode.get(name), strings) for name in ("reward_terms", "info"))
+    episode = game.episode
+    turns, left_out = first_turns(episode)
     names = [strings.place(episode.get(name), 100) for name in ("env", "seed", "player", "outcome")]
-    figures = [_figure(episode.get(name)) for name in ("return", "advantage")]
-    texts = [strings.place(episode.get(name) or "") for name in ("rules", "last_observation")]
-    told = [*names, *figures, terms, info, texts[0], turns, texts[1]]
-    return [run, game.step, game.line, *told, len(played) - len(turns)]
+    numbers = [_rounded(episode.get(name)) for name in ("return", "advantage")]
+    terms, info = (_pairs(episode.get(name), strings) for name in ("reward_terms", "info"))
+    rules, end = (strings.place(episode.get(name) or "") for name in ("rules", "last_observation"))
+    played = [_turn(turn, strings) for turn in turns]
+    return [run, game.step, game.line, *names, *numbers, terms, info, rules, played, end, left_out]
 
 
 def _turn(turn: Json, strings: Strings) -> list[Any]:
@@ -104,13 +92,13 @@ def _turn(turn: Json, strings: Strings) -> list[Any]:
     reply, tokens = str(reply or ""), list(map(str, tokens)) if isinstance(tokens, list) else []
     # A reply that its tokens spell, but for the token that ended it, needs no second copy.
     spelt = bool(tokens) and reply in ("".join(tokens), "".join(tokens[:-1]))
-    shown = tokens if sum(map(len, tokens)) <= TEXT_LIMIT else list(_fitting(tokens))
+    shown = tokens[: bisect_right(list(accumulate(map(len, tokens))), TEXT_LIMIT)]
     return [
         strings.place(turn.get("observation") or ""),
         None if spelt else strings.place(reply),
         strings.place(turn.get("parse"), 100),
-        _figure(turn.get("reward")),
-        _figure(turn.get("advantage")),
+        _rounded(turn.get("reward")),
+        _rounded(turn.get("advantage")),
         int(turn.get("stop_reason") == "length"),
         [strings.place(token) for token in shown],
         _thousandths(logprobs, len(shown)),
@@ -119,25 +107,15 @@ def _turn(turn: Json, strings: Strings) -> list[Any]:
     ]
 
 
-def _fitting(tokens: Sequence[str]) -> Iterator[str]:
-    """The tokens up to :data:`TEXT_LIMIT` characters."""
-    size = 0
-    for token in tokens:
-        size += len(token)
-        if size > TEXT_LIMIT:
-            return
-        yield token
-
-
 def _thousandths(logprobs: Any, count: int) -> list[int]:
-    """The first ``count`` as probabilities in thousandths; none where one of them is no number."""
+    """The first ``count`` as probabilities in thousandths; empty where one of them is not a number."""
     try:
         return [round(1000 * math.exp(logprob)) for logprob in logprobs[:count]]
     except (TypeError, ValueError, OverflowError):
         return []
 
 
-def _figure(value: object) -> float | None:
+def _rounded(value: object) -> float | None:
     return round(value, 4) if is_number(value) else None
 
 

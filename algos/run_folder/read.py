@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,13 @@ class Run:
         """Of an unfinished run: the first section of its settings that has a script."""
         scripts = [section for section in self.config if (SCRIPTS / f"{section}.py").is_file()]
         return str(self.summary.get("algorithm") or next(iter(scripts), ""))
+
+    @property
+    def command(self) -> str:
+        """The command that repeats it; empty where that is not known."""
+        script, config = f"algos/{self.algorithm}.py", str(self.folder / "config.yaml")
+        line = shlex.join(["python", script, "--config", config, "--run.dir", f"{self.folder}-again"])
+        return line if self.algorithm and self.config_text else ""
 
     @property
     def env(self) -> str:

@@ -17,8 +17,8 @@ from report_runs import HOSTILE, Page, episode, evaluation, make_run, metrics, p
 from algos.commands.report import main
 from algos.maths.statistics import mean_interval
 from algos.report.charts import Line, line_chart, line_of, smooth
-from algos.report.games import TEXT_LIMIT, text
 from algos.report.page import last_line, write_report
+from algos.report.templates import TEXT_LIMIT, text
 from algos.run_folder.read import pick_games
 
 

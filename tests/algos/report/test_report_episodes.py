@@ -18,8 +18,8 @@ from algos.data.episodes import Episode, Turn
 from algos.model.chat import Chat
 from algos.report import episodes as report_episodes
 from algos.report.episodes import quotas
-from algos.report.games import TEXT_LIMIT
 from algos.report.page import write_report
+from algos.report.templates import TEXT_LIMIT
 from algos.run_folder.write import as_json, as_text
 from algos.warm_start.tiny import train_tokenizer
 
