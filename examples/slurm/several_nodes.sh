@@ -1,9 +1,9 @@
 #!/bin/bash
-# Several nodes: the first serves the model with vLLM, the others train, one process a GPU:
+# Several nodes: the first serves the model with vLLM, the others train, one process per GPU:
 #   MODEL=Qwen/Qwen3-4B LORA_RANK=32 LENGTH=3072 sbatch --nodes=3 examples/slurm/several_nodes.sh \
 #     spiral --config configs/spiral_kuhn_qwen3-4b.yaml --model.quantize null --run.dir runs/kuhn
-# MODEL, LORA_RANK (empty: all weights are trained) and LENGTH (rollout.max_prompt_tokens + rollout.max_new_tokens) must
-# be those of the configuration; the trainer refuses a server that differs.
+# MODEL and LORA_RANK (empty: all weights are trained) must match the configuration. LENGTH must be at least
+# rollout.max_prompt_tokens + rollout.max_new_tokens, also those of evaluations. The trainer refuses a server that does not match.
 #SBATCH --job-name=llm-gym
 #SBATCH --nodes=3
 #SBATCH --ntasks-per-node=4
@@ -20,12 +20,12 @@ cd "${SLURM_SUBMIT_DIR:-.}"
 source examples/slurm/trainer.sh
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 if ((${#nodes[@]} < 2)); then
-  echo "error: one node serves and the others train: ask for --nodes=2 or more" >&2
+  echo "error: one node serves and the others train: use --nodes=2 or more" >&2
   exit 2
 fi
 url=http://${nodes[0]}:${VLLM_PORT:-8000}
-serve=("${PYTHON:-python}" -m vllm.entrypoints.openai.api_server --model "${MODEL:?which model?}" --dtype bfloat16
-  --host 0.0.0.0 --port "${VLLM_PORT:-8000}" --max-model-len "${LENGTH:?how many tokens?}" --generation-config vllm
+serve=("${PYTHON:-python}" -m vllm.entrypoints.openai.api_server --model "${MODEL:?set it to the model to serve}" --dtype bfloat16
+  --host 0.0.0.0 --port "${VLLM_PORT:-8000}" --max-model-len "${LENGTH:?set it to the maximum tokens of prompt and reply}" --generation-config vllm
   --logprobs-mode processed_logprobs --data-parallel-size "${SLURM_GPUS_ON_NODE:-1}")
 if [[ -n ${LORA_RANK:-} ]]; then
   serve+=(--enable-lora --max-lora-rank "$LORA_RANK" --max-loras 1)

@@ -1,9 +1,10 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it. Variables: PYTHON, ZERO (1, 2 or 3: DeepSpeed), TRAINER_NODES (default: all of the job).
+# Sourced by the other scripts of this folder. Variables: PYTHON, ZERO (1, 2 or 3: DeepSpeed), TRAINER_NODES (default: all nodes
+# of the job).
 
-# run_trainer ALGORITHM ARGUMENTS...: one process a task. Ends this shell with the trainer's exit status.
-#   SIGUSR1 (SLURM's warning) goes on to the trainer, which saves and ends with 128 + 10; the job is then requeued, and
-#   goes on with --resume. A task that dies ends the others half a minute later.
+# run_trainer ALGORITHM ARGUMENTS...: one process per task. Ends this shell with the trainer's exit status.
+#   SIGUSR1 (SLURM's warning) is forwarded to the trainer, which saves a checkpoint and ends with 128 + 10. The job is then
+#   requeued and continues with --resume. If a task dies, the others end half a minute later.
 run_trainer() {
   local algorithm=$1 tasks status=0
   shift
@@ -18,7 +19,7 @@ run_trainer() {
   if [[ -n ${ZERO:-} ]]; then
     export ACCELERATE_USE_DEEPSPEED=true ACCELERATE_DEEPSPEED_CONFIG_FILE=configs/deepspeed/zero$ZERO.json
   fi
-  # What torchrun would set, from what SLURM sets: without torchrun signals and exit statuses pass.
+  # The variables that torchrun would set, from SLURM's. Without torchrun, signals and exit statuses are passed on.
   # shellcheck disable=SC2016
   local ranks='if ((SLURM_NTASKS > 1)) || [[ -n ${ACCELERATE_USE_DEEPSPEED:-} ]]; then
     export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS
@@ -31,7 +32,7 @@ run_trainer() {
   while true; do
     status=0
     wait "$trainer" || status=$?
-    kill -0 "$trainer" 2>/dev/null || break # wait also returns when the trap has run
+    kill -0 "$trainer" 2>/dev/null || break # wait also returns after the trap has run
   done
   if ((status == 128 + 10)); then
     echo "saved; requeueing job $SLURM_JOB_ID"
