@@ -114,14 +114,14 @@ class TextAECEnv(AECEnv[str, str, str]):
         if self.terminations[agent]:
             self._was_dead_step(action)
             return
-        match.take(self._seats[agent], action)  # type: ignore[arg-type]
+        match.apply_reply(self._seats[agent], action)  # type: ignore[arg-type]
         self._cumulative_rewards[agent] = 0.0
         self._terms[agent] = {}
         over = match.current_player is None
         for each, seat in self._seats.items():
             self.rewards[each] = 0.0
-            if over or match.beside_rules[seat] or match.game.pays_each_turn:
-                terms, sums = match.collect(seat), self._terms[each]
+            if over or match.penalties[seat] or match.game.dense_reward:
+                terms, sums = match.pop_reward_terms(seat), self._terms[each]
                 self.rewards[each] = float(sum(terms.values()))
                 self._terms[each] = {name: sums.get(name, 0.0) + terms.get(name, 0.0) for name in {**sums, **terms}}
         self._accumulate_rewards()

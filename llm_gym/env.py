@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 
 from llm_gym.match import GameSpec, Match, make_game
-from llm_gym.opponents import Reply, make_player
+from llm_gym.opponents import OpponentFn, make_player
 from llm_gym.parsing import format_action
 from llm_gym.spaces import Unicode
 
@@ -55,7 +55,7 @@ class TextEnv(gymnasium.Env[str, str]):
         self,
         text_game: GameSpec,
         *,
-        opponent: str | Reply | Sequence[str | Reply] = "random",
+        opponent: str | OpponentFn | Sequence[str | OpponentFn] = "random",
         seat: int | str = 0,
         action_format: str | Sequence[str] | None = None,
         on_invalid: str = "lose",
@@ -123,13 +123,13 @@ class TextEnv(gymnasium.Env[str, str]):
             raise ResetNeeded("the episode is over, or none was started: call reset() before step()")
         match, seat = self.match, self.seat
         if match.current_player is not None:
-            match.take(seat, action)
+            match.apply_reply(seat, action)
             self._play_opponents()
         observation, info = match.view(seat)
         over = match.current_player is None
         reward = 0.0
-        if over or match.beside_rules[seat] or self.game.pays_each_turn:
-            info["reward_terms"] = terms = match.collect(seat)
+        if over or match.penalties[seat] or self.game.dense_reward:
+            info["reward_terms"] = terms = match.pop_reward_terms(seat)
             reward = float(sum(terms.values()))
         self._started = not over
         return observation, reward, over, False, info
@@ -138,7 +138,7 @@ class TextEnv(gymnasium.Env[str, str]):
         match, game, opponent = self.match, self.game, self._opponent
         while (player := match.current_player) is not None and player != self.seat:
             if callable(opponent):
-                match.take(player, opponent(*match.view(player)))
+                match.apply_reply(player, opponent(*match.view(player)))
             else:
                 game.apply(opponent.choose(game, self.np_random))
 

@@ -101,7 +101,7 @@ def reference_players(name: str) -> dict[str, int]:
     listed = env.game.legal_actions() is not None
     named = [*(["random", "first"] if listed else []), *env.game.players, *([EXACT[name]] if name in EXACT else [])]
     players = dict.fromkeys(named, FEWER_REFERENCE_GAMES.get(name, REFERENCE_GAMES))
-    if env.game.pays_each_turn or not listed:  # tree search here reads the returns at the end
+    if env.game.dense_reward or not listed:  # tree search here reads the returns at the end
         return players
     search, games = SLOW_SEARCH.get(name, ("mcts(50)" if env.game.perfect_information else "ismcts(50)", SEARCH_GAMES))
     try:

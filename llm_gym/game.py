@@ -14,7 +14,7 @@ class IllegalAction(ValueError):
     """Raised by :meth:`TextGame.apply` for an action that the rules do not allow; the game is then unchanged."""
 
 
-Policy = Callable[[str, dict[str, Any], np.random.Generator], str]
+ScriptedPolicy = Callable[[str, dict[str, Any], np.random.Generator], str]
 """A scripted player of one game: observation, ``info`` and a generator -> an action, not yet in a reply's format."""
 
 
@@ -31,7 +31,7 @@ class TextGame:
         action_format: The default reply format, a key of :data:`llm_gym.parsing.FORMATS`; one a seat where they differ.
         example: An action to show in the format's instruction, such as ``"4"``; one a seat where they differ.
         reward_range: Smallest and largest return of one player in a game played by the rules.
-        pays_each_turn: True if :meth:`returns` can change before the end; otherwise it is read at the end only.
+        dense_reward: True if :meth:`returns` can change before the end; otherwise it is read at the end only.
         perfect_information: False if a player cannot see the whole state (hidden cards, simultaneous moves).
         has_chance: True if :meth:`apply` can draw from the generator.
         players: Scripted players of this game alone, by name. They read only what a player reads.
@@ -43,10 +43,10 @@ class TextGame:
     action_format: str | Sequence[str] = "boxed"
     example: str | Sequence[str] = ""
     reward_range: tuple[float, float] = (-1.0, 1.0)
-    pays_each_turn: bool = False
+    dense_reward: bool = False
     perfect_information: bool = True
     has_chance: bool = False
-    players: ClassVar[dict[str, Policy]] = {}
+    players: ClassVar[dict[str, ScriptedPolicy]] = {}
 
     def reset(self, rng: np.random.Generator, options: dict[str, Any] | None = None) -> None:
         """Starts a new game. ``rng`` is the only source of randomness; keep it if later turns need chance."""

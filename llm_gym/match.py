@@ -110,7 +110,7 @@ class Match:
             self._open(rng, options)
         self.rng = rng
         self.forfeited = None  # whose invalid reply ended the game
-        self.beside_rules = [0.0] * self.game.num_players  # penalties, and what an invalid end costs and brings
+        self.penalties = [0.0] * self.game.num_players  # penalties, and what an invalid end costs and brings
         self.parsed = ["ok"] * self.game.num_players  # what became of each seat's last reply
         self._invalid_in_a_row = 0
         self._told: set[int] = set()  # seats that have been told the rules
@@ -134,7 +134,7 @@ class Match:
         if self.on_invalid == "random":
             return low, high
         gives = INVALID_GIVES if self.game.num_players > 1 else 0.0
-        if self.game.pays_each_turn:  # what was earned before an invalid end is kept
+        if self.game.dense_reward:  # what was earned before an invalid end is kept
             low, high = low + INVALID_LOSES, high + gives
         low, high = min(low, INVALID_LOSES), max(high, gives)
         return (-math.inf if self.on_invalid == "penalty" else low), high
@@ -143,7 +143,7 @@ class Match:
     def current_player(self) -> int | None:
         return self.game.current_player if self.forfeited is None else None
 
-    def take(self, player: int, reply: str) -> str:
+    def apply_reply(self, player: int, reply: str) -> str:
         """Lets ``player`` reply; returns what became of it: ``ok``, ``malformed`` or ``illegal``.
 
         Raises:
@@ -178,14 +178,14 @@ class Match:
             self._invalid_in_a_row = 0
             return
         if self.on_invalid == "penalty":
-            self.beside_rules[player] -= self.amount
+            self.penalties[player] -= self.amount
             if self._invalid_in_a_row < MAX_INVALID_IN_A_ROW:
                 return
         if self.on_invalid == "retry" and self._invalid_in_a_row <= self.amount:
             return
         self.forfeited = player
         for seat in range(self.game.num_players):
-            self.beside_rules[seat] += INVALID_LOSES if seat == player else INVALID_GIVES
+            self.penalties[seat] += INVALID_LOSES if seat == player else INVALID_GIVES
 
     def view(self, player: int) -> tuple[str, dict[str, Any]]:
         """What ``player`` sees now: observation and ``info``. Legal actions are for the player to move alone."""
@@ -221,21 +221,21 @@ class Match:
     def returns(self) -> list[float]:
         """What each seat has earned since reset, by the rules and beside them."""
         by_rules = self.game.returns() if self._rules_pay() else [0.0] * self.game.num_players
-        return [a + b for a, b in zip(by_rules, self.beside_rules)]
+        return [a + b for a, b in zip(by_rules, self.penalties)]
 
     def _rules_pay(self) -> bool:
-        return self.game.pays_each_turn or self.game.current_player is None
+        return self.game.dense_reward or self.game.current_player is None
 
     def outcome(self, player: int) -> str:
         if self.forfeited is None:
             return self.game.outcome(player)
         return "invalid" if self.forfeited == player else "win"
 
-    def collect(self, player: int) -> dict[str, float]:
+    def pop_reward_terms(self, player: int) -> dict[str, float]:
         """The named parts of what ``player`` has earned since the last call; their sum is the reward."""
         terms = dict(self.game.reward_terms(player)) if self._rules_pay() else {}
-        if self.beside_rules[player]:
-            terms["invalid"] = self.beside_rules[player]
+        if self.penalties[player]:
+            terms["invalid"] = self.penalties[player]
         paid = self._paid[player]
         self._paid[player] = terms
         return {name: terms.get(name, 0.0) - paid.get(name, 0.0) for name in {**paid, **terms}}

@@ -10,7 +10,7 @@ from gymnasium.error import DependencyNotInstalled
 
 from algos.run.config import ConfigError, die
 from algos.run.offline import VARIABLES, exports, go_offline
-from llm_gym.games.mbpp.dataset import PATH_VARIABLE, Task, read_tasks
+from llm_gym.games.mbpp.dataset import PATH_VARIABLE, MbppTask, read_tasks
 
 MBPP = {"mbpp": "hub", "mbpp:sanitized": "hub:sanitized"}
 WEIGHTS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "LICENSE*")
@@ -69,7 +69,7 @@ def fetch_mbpp(name: str) -> dict[str, str]:
     return {PATH_VARIABLE: str(path.absolute())}
 
 
-def write_tasks(path: Path, tasks: Iterable[Task]) -> None:
+def write_tasks(path: Path, tasks: Iterable[MbppTask]) -> None:
     """Writes tasks as lines that :func:`~llm_gym.games.mbpp.dataset.read_tasks` reads as the same tasks."""
     records = [
         {

@@ -75,7 +75,7 @@ class Board:
             answer = self.answers[seat]
             if answer is None:
                 return
-            self.match.take(seat, answer(self.rng))
+            self.match.apply_reply(seat, answer(self.rng))
         first, second = self.match.returns()
         self.pairing.points = 0.5 + 0.5 * float(np.sign(first - second))
 
@@ -116,7 +116,7 @@ def play_all(
                 prompts = [player.chat.first(board.prompt) for board in own]
                 samples = player.engine.generate(prompts, temperature, generators[number])
                 for board, sample in zip(own, samples, strict=True):
-                    board.match.take(board.match.current_player or 0, player.chat.decode(sample.ids))
+                    board.match.apply_reply(board.match.current_player or 0, player.chat.decode(sample.ids))
                     board.play_on()
 
 

@@ -22,7 +22,7 @@ import re
 from typing import Any
 
 from llm_gym.game import TextGame
-from llm_gym.opponents.simple import First, Player, Random, Reader, Reply
+from llm_gym.opponents.simple import First, OpponentFn, Player, PolicyPlayer, Random
 
 __all__ = [
     "ISMCTS",
@@ -31,10 +31,10 @@ __all__ = [
     "First",
     "Minimax",
     "Nash",
+    "OpponentFn",
     "Player",
+    "PolicyPlayer",
     "Random",
-    "Reader",
-    "Reply",
     "make_player",
     "minimax_value",
     "nash_table",
@@ -78,7 +78,7 @@ def make_player(name: str, game: TextGame) -> Player:
     call = _CALL.fullmatch(name) if isinstance(name, str) else None
     kind = call[1] if call else ""
     if call and kind in game.players and call[2] is None:
-        return Reader(game.players[kind])
+        return PolicyPlayer(game.players[kind])
     if call is None or kind not in PLAYERS:
         named = ", ".join([*PLAYERS, *game.players])
         raise ValueError(f"opponent must be one of {named} or a callable (observation, info) -> reply, not {name!r}")

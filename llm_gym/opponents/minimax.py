@@ -7,7 +7,7 @@ from collections.abc import Hashable
 import numpy as np
 
 from llm_gym.game import TextGame
-from llm_gym.opponents.simple import Random, opening
+from llm_gym.opponents.simple import Random, initial_state
 
 MAX_POSITIONS = 50_000
 """A game with more positions is refused."""
@@ -75,9 +75,9 @@ class Minimax:
             raise ValueError(f"minimax: epsilon must be a probability, from 0 to 1, not {epsilon!r}")
         if game.num_players != 2 or game.has_chance or not game.perfect_information:
             raise ValueError(f"minimax needs two players, no chance and nothing hidden; {type(game).__name__} differs")
-        if opening(game).legal_actions() is None:
+        if initial_state(game).legal_actions() is None:
             raise ValueError(f"minimax needs a game that lists its legal actions; {type(game).__name__} does not")
-        minimax_value(opening(game))
+        minimax_value(initial_state(game))
         self.epsilon, self._at_random = epsilon, Random(game)
 
     def choose(self, game: TextGame, rng: np.random.Generator) -> str:

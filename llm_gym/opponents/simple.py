@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from llm_gym.game import Policy, TextGame
+from llm_gym.game import ScriptedPolicy, TextGame
 
-Reply = Callable[[str, dict[str, Any]], str]
+OpponentFn = Callable[[str, dict[str, Any]], str]
 """A player as a callable: the observation and the ``info`` of its seat in, the whole reply out."""
 
 
@@ -24,7 +24,7 @@ class Player(Protocol):
     def choose(self, game: TextGame, rng: np.random.Generator) -> str: ...
 
 
-def opening(game: TextGame) -> TextGame:
+def initial_state(game: TextGame) -> TextGame:
     """A state of ``game`` to look at before it is played: as it stands, or where it was not reset, some first state."""
     if game.current_player is not None:
         return game
@@ -35,7 +35,7 @@ def opening(game: TextGame) -> TextGame:
 
 def require_listed_actions(game: TextGame, player: str) -> None:
     """Raises ValueError where legal actions cannot be listed (nothing is asked of a game without opponents)."""
-    if game.num_players > 1 and opening(game).legal_actions() is None:
+    if game.num_players > 1 and initial_state(game).legal_actions() is None:
         raise ValueError(f"{player} needs a game that lists its legal actions; {type(game).__name__} does not")
 
 
@@ -69,10 +69,10 @@ class First:
         return _legal(game, self)[0]
 
 
-class Reader:
+class PolicyPlayer:
     """One of a game's own scripted players (:attr:`TextGame.players`): it is shown what a player reads, no more."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: ScriptedPolicy) -> None:
         self.policy = policy
 
     def choose(self, game: TextGame, rng: np.random.Generator) -> str:

@@ -38,7 +38,7 @@ class Auction(TextGame):
     rules = "Say 0, 1 or 2."
     example = "1"
     reward_range = (0.0, 4.0)
-    pays_each_turn = True
+    dense_reward = True
 
     def reset(self, rng: np.random.Generator, options: dict[str, Any] | None = None) -> None:
         self.said: list[int] = []

@@ -10,7 +10,7 @@ import numpy as np
 
 from llm_gym.game import IllegalAction, TextGame
 from llm_gym.games.code_execution.players import reference, sampler
-from llm_gym.games.code_execution.tasks import LEVELS, Task, draw_task
+from llm_gym.games.code_execution.tasks import LEVELS, CodeTask, draw_task
 from llm_gym.games.programs import MOST_SHOWN, Judge, shown
 from llm_gym.sandbox import Isolation
 
@@ -133,7 +133,7 @@ class CodeExecution(TextGame):
     def deserialize(data: bytes) -> CodeExecution:
         settings, task, seen = json.loads(data)
         game = CodeExecution(*settings)
-        game.task = Task(*task)
+        game.task = CodeTask(*task)
         game.status, game.stdout, game.stderr, game.printed, game.correct, game.current_player = seen
         return game
 

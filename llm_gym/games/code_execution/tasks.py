@@ -30,7 +30,7 @@ VALUES: dict[str, Sequence[object]] = {
 
 
 @dataclass(frozen=True)
-class Task:
+class CodeTask:
     """One task, ready to be told.
 
     Attributes:
@@ -119,12 +119,12 @@ def fill(text: str, rng: np.random.Generator) -> dict[str, str]:
     return {name: str(VALUES[name][pick(len(VALUES[name]), rng)]) for name in names}
 
 
-def draw_task(difficulty: str, rng: np.random.Generator) -> Task:
+def draw_task(difficulty: str, rng: np.random.Generator) -> CodeTask:
     """A task of that difficulty, or with ``all`` of any."""
     level = list(LEVELS)[pick(len(LEVELS), rng)] if difficulty == "all" else difficulty
     prompt, program = LEVELS[level][pick(len(LEVELS[level]), rng)]
     values = fill(prompt, rng)
-    return Task(Template(prompt).substitute(values), Template(program).substitute(values))
+    return CodeTask(Template(prompt).substitute(values), Template(program).substitute(values))
 
 
 @functools.lru_cache

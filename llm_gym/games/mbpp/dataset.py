@@ -29,7 +29,7 @@ _WANTED = f"{PATH_VARIABLE} or dataset= names a copy of mbpp.jsonl or sanitized-
 
 
 @dataclass(frozen=True)
-class Task:
+class MbppTask:
     """One task.
 
     Attributes:
@@ -56,7 +56,7 @@ def source_of(dataset: str | None) -> str:
 
 
 @functools.lru_cache(maxsize=16)
-def read_tasks(source: str, split: str = "all") -> tuple[Task, ...]:
+def read_tasks(source: str, split: str = "all") -> tuple[MbppTask, ...]:
     """The tasks of a source (see :func:`source_of`) in the order of their ids; read once in a process.
 
     Raises:
@@ -106,9 +106,9 @@ def _from_hub(subset: str) -> list[Any]:
     return [record for split in splits.values() for record in split]
 
 
-def _task(record: Any, where: str) -> Task:
+def _task(record: Any, where: str) -> MbppTask:
     try:
-        task = Task(
+        task = MbppTask(
             task_id=int(record["task_id"]),
             text=_clean(record["text"] if "text" in record else record["prompt"]),
             code=_clean(record["code"]),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from llm_gym.game import IllegalAction, TextGame
-from llm_gym.games.mbpp.dataset import SPLITS, Task, read_tasks, source_of
+from llm_gym.games.mbpp.dataset import SPLITS, MbppTask, read_tasks, source_of
 from llm_gym.games.mbpp.players import reference, sampler
 from llm_gym.games.programs import Judge, fenced, pick, shown
 from llm_gym.sandbox import Isolation
@@ -109,13 +109,13 @@ class MBPP(TextGame):
             raise ValueError(f"MBPP: {self.dataset} has no {split} split: its ids are {min(ids)} to {max(ids)}")
 
     @property
-    def tasks(self) -> tuple[Task, ...]:
+    def tasks(self) -> tuple[MbppTask, ...]:
         """The tasks that episodes draw from."""
         if self.task_id is not None:
             return (self._with_id(self.task_id),)
         return read_tasks(self.dataset, self.split)
 
-    def _with_id(self, task_id: int) -> Task:
+    def _with_id(self, task_id: int) -> MbppTask:
         for task in read_tasks(self.dataset):
             if task.task_id == task_id:
                 return task
@@ -130,7 +130,7 @@ class MBPP(TextGame):
         self.turns = 0
         self.current_player: int | None = 0
 
-    def _choose(self, rng: np.random.Generator, options: dict[str, Any]) -> Task:
+    def _choose(self, rng: np.random.Generator, options: dict[str, Any]) -> MbppTask:
         tasks = self.tasks
         index = pick(len(tasks), rng)
         if options.get("task_id") is not None:
@@ -220,7 +220,7 @@ def _timeout(timeout_s: float | None) -> float:
         raise ValueError(f"{TIMEOUT_VARIABLE} must be a number of seconds, not {named!r}") from None
 
 
-def _first_line(task: Task) -> str:
+def _first_line(task: MbppTask) -> str:
     """The first line of the function or class that the tests use first."""
     tested = {node.id for node in ast.walk(ast.parse(task.tests[0])) if isinstance(node, ast.Name)}
     for line in task.code.splitlines():

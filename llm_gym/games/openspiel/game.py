@@ -77,7 +77,7 @@ class OpenSpiel(TextGame):
         self.spiel_game = load_game(self._settings)
         self.max_chars = max_chars
         self._describe()
-        self._open(view)
+        self._choose_view(view)
 
     def _describe(self) -> None:
         game, kinds = self.spiel_game, import_pyspiel().GameType
@@ -87,7 +87,7 @@ class OpenSpiel(TextGame):
         # Such a game draws chance from a generator of its own: it is loaded anew, seeded, for every episode.
         self.own_chance = kind.chance_mode == kinds.ChanceMode.SAMPLED_STOCHASTIC
         self.perfect_information = kind.information == kinds.Information.PERFECT_INFORMATION
-        self.pays_each_turn = kind.reward_model == kinds.RewardModel.REWARDS
+        self.dense_reward = kind.reward_model == kinds.RewardModel.REWARDS
         self._zero_sum = kind.utility == kinds.Utility.ZERO_SUM
         self._cooperative = kind.utility == kinds.Utility.IDENTICAL
         self._half_way = (game.min_utility() + game.max_utility()) / 2
@@ -99,13 +99,13 @@ class OpenSpiel(TextGame):
         board = inner.information == kinds.Information.PERFECT_INFORMATION
         self._view = notes.view or ("observation" if board else "information_state")
         self._position_is_text = inner.short_name in BOARD_SAYS_ALL
-        self._openers = [f"You are player {seat}.\n" for seat in range(self.num_players)]
+        self._headers = [f"You are player {seat}.\n" for seat in range(self.num_players)]
         if notes.sides:
-            self._openers = [f"You are player {seat} ({side}).\n" for seat, side in enumerate(notes.sides)]
+            self._headers = [f"You are player {seat} ({side}).\n" for seat, side in enumerate(notes.sides)]
         if self.num_players == 1:
-            self._openers = [""]
+            self._headers = [""]
 
-    def _open(self, view: str) -> None:
+    def _choose_view(self, view: str) -> None:
         """Tries the game's first decision, which tells which texts it has, and gives the example of an action."""
         pyspiel, kind, name = import_pyspiel(), self.spiel_game.get_type(), self._settings["name"]
         views = [view] if view != "auto" else sorted(VIEWS[1:], key=lambda view: view != self._view)
@@ -141,12 +141,12 @@ class OpenSpiel(TextGame):
         if self.own_chance:
             self._seed = int(rng.integers(2**31))
             self.spiel_game = load_fresh_game({**self._settings, "rng_seed": self._seed})
-        self._settle(self._first())
+        self._play_chance(self._first())
 
     def _first(self) -> Node:
         return self._root or Node(self.spiel_game.new_initial_state(), None)
 
-    def _settle(self, node: Node) -> None:
+    def _play_chance(self, node: Node) -> None:
         """Plays chance from ``node`` on until somebody is to move, or the game is over."""
         while node.player < 0 and node.player != TERMINAL:
             if node.outcomes is None:
@@ -188,7 +188,7 @@ class OpenSpiel(TextGame):
             text = getattr(self.state, self._view)(player).strip("\n")
             if len(text) > self.max_chars:
                 text = f"[the first {len(text) - self.max_chars} characters are cut]\n{text[-self.max_chars :]}"
-            text = self.node.texts[player] = f"{self._openers[player]}{text}"
+            text = self.node.texts[player] = f"{self._headers[player]}{text}"
         return text
 
     def legal_actions(self) -> list[str]:
@@ -198,13 +198,13 @@ class OpenSpiel(TextGame):
         move = self._moves().get(action)
         if move is None:
             raise IllegalAction(action)
-        self._settle(self.node.after(move))
+        self._play_chance(self.node.after(move))
 
     def returns(self) -> list[float]:
         node = self.node
-        if node.earned is None:
-            node.earned = [float(earned) for earned in node.state.returns()]
-        return node.earned[:]
+        if node.returns is None:
+            node.returns = [float(earned) for earned in node.state.returns()]
+        return node.returns[:]
 
     def outcome(self, player: int) -> str:
         returns = self.returns()
@@ -265,4 +265,4 @@ class OpenSpiel(TextGame):
         node = self._first()
         for action in history:
             node = node.after(action)
-        self._settle(node)
+        self._play_chance(node)

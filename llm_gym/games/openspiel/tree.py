@@ -26,10 +26,10 @@ class Node:
         outcomes: Chance's actions and their probabilities, once asked for.
         moves: Action numbers of the legal actions by name, once asked for.
         texts: What each player sees, once asked for.
-        earned: Each player's return so far, once asked for.
+        returns: Each player's return so far, once asked for.
     """
 
-    __slots__ = ("children", "earned", "moves", "outcomes", "player", "room", "state", "texts")
+    __slots__ = ("children", "moves", "outcomes", "player", "returns", "room", "state", "texts")
 
     def __init__(self, state: Any, room: list[int] | None) -> None:
         self.state = state
@@ -39,7 +39,7 @@ class Node:
         self.outcomes: list[tuple[int, float]] | None = None
         self.moves: dict[str, int] | None = None
         self.texts: dict[int, str] = {}
-        self.earned: list[float] | None = None
+        self.returns: list[float] | None = None
 
     def after(self, action: int) -> Node:
         """The node that ``action`` leads to. This one must not be used again, unless it is remembered."""

@@ -92,7 +92,7 @@ class PasswordGame(TextGame):
         self.num_rules, self.mode = num_rules, mode
         self.max_turns, self.max_length = max_turns, max_length
         self.rules = f"{RULES_TEXT[mode]} It has at most {max_length} characters; shorter is better."
-        self.pays_each_turn = bool(self.weights["progress"] or self.weights["bonus"])
+        self.dense_reward = bool(self.weights["progress"] or self.weights["bonus"])
         most = {"rules": num_rules, "length": -max_length, "progress": num_rules, "bonus": num_rules >= RULES_FOR_BONUS}
         extremes = [self.weights[name] * count for name, count in most.items()]
         self.reward_range = sum(min(e, 0.0) for e in extremes), sum(max(e, 0.0) for e in extremes)
