@@ -43,12 +43,12 @@ results: install
 	$(BIN)/python benchmarks/results.py
 
 lint: install
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
 
 gallery: install
-	$(BIN)/python -m llm_gym.gallery
+	$(BIN)/python -m tools.gallery
 
 clean:
 	rm -rf $(VENV) $(VLLM) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -12,9 +12,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import NamedTuple
 
-from llm_gym.sandbox.inside import wire
 from llm_gym.sandbox.results import Isolation, Limits, Result
 from llm_gym.sandbox.warm import ServerDied, ServerSettings, WarmServer
+from llm_gym.sandbox.worker import wire
 
 # What programs of this kind import most. A module takes a fifth of a microsecond a page from every program, and saves
 # what importing it takes: `dataclasses`, which brings `inspect`, is worth it where one program in 150 uses it.

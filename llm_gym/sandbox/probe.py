@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from llm_gym.sandbox.pool import Pool
 from llm_gym.sandbox.results import Isolation, SandboxUnavailable
-from llm_gym.sandbox.warm import inside
+from llm_gym.sandbox.warm import worker_command
 
 # Each line is something that a program must not be able to do.
 _ESCAPES = """
@@ -60,7 +60,7 @@ def probe() -> list[Layer]:
 
 
 def _single_layers() -> list[Layer]:
-    command = [sys.executable, *inside("probing", "")]
+    command = [sys.executable, *worker_command("probing", "")]
     answer = subprocess.run(  # noqa: S603 - the arguments are all our own
         command, env={}, capture_output=True, text=True, timeout=60, cwd=os.sep
     )

@@ -7,7 +7,7 @@ import signal
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from llm_gym.sandbox.inside import wire
+from llm_gym.sandbox.worker import wire
 
 Status = Literal["ok", "syntax_error", "runtime_error", "timeout", "memory", "output_limit", "killed"]
 Isolation = Literal["full", "container", "best_effort"]

@@ -15,9 +15,9 @@ import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm_gym.sandbox.inside import wire
-from llm_gym.sandbox.inside.isolate import ACCOUNT, LANDLOCK, NAMESPACES, SECCOMP
 from llm_gym.sandbox.results import Ending, Isolation, Limits, Result, SandboxUnavailable
+from llm_gym.sandbox.worker import wire
+from llm_gym.sandbox.worker.isolate import ACCOUNT, LANDLOCK, NAMESPACES, SECCOMP
 
 LAYERS: dict[Isolation, tuple[str, ...]] = {
     "full": (NAMESPACES, LANDLOCK, SECCOMP),
@@ -36,12 +36,12 @@ _BOOT = (
     "    module = sys.modules[name] = types.ModuleType(name)\n"
     "    module.__path__ = [path]\n"
     "sys.path[:] = [entry for entry in sys.path if entry]\n"
-    "importlib.import_module('llm_gym.sandbox.inside.' + sys.argv[2]).main(sys.argv[3])\n"
+    "importlib.import_module('llm_gym.sandbox.worker.' + sys.argv[2]).main(sys.argv[3])\n"
 )
 
 
-def inside(module: str, settings: str) -> list[str]:
-    """An interpreter's arguments to run a module of `llm_gym.sandbox.inside`, without site-packages or bytecode."""
+def worker_command(module: str, settings: str) -> list[str]:
+    """An interpreter's arguments to run a module of `llm_gym.sandbox.worker`, without site-packages or bytecode."""
     return ["-S", "-s", "-B", "-X", "utf8", "-c", _BOOT, str(_SANDBOX), module, settings]
 
 
@@ -122,7 +122,7 @@ class WarmServer:
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
         }
-        command = [settings.interpreter, *inside("server", json.dumps(configuration))]
+        command = [settings.interpreter, *worker_command("server", json.dumps(configuration))]
         try:
             self._process = subprocess.Popen(  # noqa: S603 - the arguments are all our own
                 command,
@@ -181,7 +181,7 @@ class WarmServer:
                 os.close(file)
         ending = Ending(*wire.REPLY.unpack(reply))
         if ending.failed_before_program:
-            raise ServerDied("a fork of it could not be closed in")
+            raise ServerDied("a fork of it could not be isolated")
         return ending.result(stdout, stderr, limits.output_bytes), b"".join(answers)
 
     def _receive(self, seconds: float) -> bytes:

@@ -14,8 +14,8 @@ import pytest
 from gymnasium.error import DependencyNotInstalled
 
 import llm_gym  # noqa: F401 - registers the ids
+from llm_gym.games.code.programs import Judge
 from llm_gym.games.mbpp import MBPP, SPLITS, MbppTask, read_tasks
-from llm_gym.games.programs import Judge
 from llm_gym.testing import check_text_env
 
 ID = "llmgym/MBPP-v0"

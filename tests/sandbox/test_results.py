@@ -322,7 +322,7 @@ def test_works_for_an_ordinary_user() -> None:
 # A seccomp filter that refuses unshare(2), as Docker's default profile does, put on before the pool is made.
 NO_NAMESPACES = """
 import errno, platform
-from llm_gym.sandbox.inside import kernel
+from llm_gym.sandbox.worker import kernel
 number = 272 if platform.machine() == "x86_64" else 97
 kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
 refuse, allow = (0x06, 0, 0, 0x50000 | errno.EPERM), (0x06, 0, 0, 0x7FFF0000)

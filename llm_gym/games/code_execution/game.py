@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from llm_gym.game import IllegalAction, TextGame
+from llm_gym.games.code.programs import MOST_SHOWN, Judge, shown
 from llm_gym.games.code_execution.players import reference, sampler
 from llm_gym.games.code_execution.tasks import LEVELS, CodeTask, draw_task
-from llm_gym.games.programs import MOST_SHOWN, Judge, shown
 from llm_gym.sandbox import Isolation
 
 NO_CODE = "no_code"

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from llm_gym.games.code.drawing import broken
 from llm_gym.games.code_execution.tasks import solve
-from llm_gym.games.programs import broken
 
 SHARE_BROKEN = 0.6
 """How many of the sampler's programs have a fault. Not every fault keeps a program from running."""

@@ -4,29 +4,12 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from string import Template
 
 import numpy as np
 
-from llm_gym.games.programs import pick
-
-WORDS = (  # noqa: SIM905 - words read better than a list of quoted words
-    "almond anchor apple banana basket beetle bottle bridge butter candle carrot castle cheese cherry coffee copper "
-    "cotton dragon engine falcon feather finger forest garden ginger guitar hammer harbor hollow island jacket jungle "
-    "kettle ladder lantern lemon letter lizard marble meadow mirror monkey needle nickel orange oyster paddle pebble "
-    "pepper pillow planet pocket puzzle rabbit ribbon saddle salmon shadow silver spider spring summer tunnel turtle "
-    "valley velvet violin walnut window winter yellow zipper"
-).split()
-VALUES: dict[str, Sequence[object]] = {
-    "small": range(2, 13),
-    "a": range(2, 60),
-    "b": range(60, 400),
-    "word": WORDS[: len(WORDS) // 2],
-    "other": WORDS[len(WORDS) // 2 :],
-}
-"""What a task's ``$name`` is drawn from."""
+from llm_gym.games.code.drawing import VALUES, fill, pick
 
 
 @dataclass(frozen=True)
@@ -111,12 +94,6 @@ LEVELS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 # fmt: on
 """Difficulty -> prompts and their programs."""
-
-
-def fill(text: str, rng: np.random.Generator) -> dict[str, str]:
-    """Draws a value for every ``$name`` in ``text``."""
-    names = sorted({found["named"] or found["braced"] for found in Template.pattern.finditer(text)})
-    return {name: str(VALUES[name][pick(len(VALUES[name]), rng)]) for name in names}
 
 
 def draw_task(difficulty: str, rng: np.random.Generator) -> CodeTask:

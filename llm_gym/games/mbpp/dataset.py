@@ -11,7 +11,7 @@ from typing import Any
 
 from gymnasium.error import DependencyNotInstalled
 
-from llm_gym.sandbox.operands import split_tests
+from llm_gym.sandbox.grading.operands import split_tests
 
 OWN = "own"
 PATH_VARIABLE = "MBPP_DATASET_PATH"

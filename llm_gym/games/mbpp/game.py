@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from llm_gym.game import IllegalAction, TextGame
+from llm_gym.games.code.drawing import pick
+from llm_gym.games.code.programs import Judge, fenced, shown
 from llm_gym.games.mbpp.dataset import SPLITS, MbppTask, read_tasks, source_of
 from llm_gym.games.mbpp.players import reference, sampler
-from llm_gym.games.programs import Judge, fenced, pick, shown
 from llm_gym.sandbox import Isolation
 
 TIMEOUT_VARIABLE = "MBPP_TIMEOUT_SECONDS"

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from llm_gym.games.code.drawing import broken
 from llm_gym.games.mbpp.dataset import read_tasks
-from llm_gym.games.programs import broken
 
 SHARE_BROKEN = 0.7
 """How many of the sampler's solutions have a fault. Most faults fail a test."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from llm_gym.games.code.programs import Judge
 from llm_gym.games.prediction import names
-from llm_gym.games.programs import Judge
 from llm_gym.parsing import extract_action, format_action
 
 _READ_NAMES = Path(names.__file__).read_text(encoding="utf-8")

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from llm_gym.game import IllegalAction, TextGame
+from llm_gym.games.code.drawing import pick
+from llm_gym.games.code.programs import Judge, fenced, shown
 from llm_gym.games.prediction.fairness import judge_program
 from llm_gym.games.prediction.names import MODULES, NAMES
 from llm_gym.games.prediction.players import reference, sampler
-from llm_gym.games.programs import Judge, fenced, pick, shown
 from llm_gym.sandbox import Isolation
 
 GENERATOR, PREDICTOR = 0, 1

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_gym.games.code_execution.tasks import fill
-from llm_gym.games.programs import broken, pick
+from llm_gym.games.code.drawing import broken, fill, pick
 from llm_gym.sandbox import run
 
 SHARE_BROKEN = 0.3

@@ -1,4 +1,4 @@
-"""Writes ``docs/environments.md``, the page of all environments, from the code: ``python -m llm_gym.gallery``.
+"""Writes ``docs/environments.md``, the page of all environments, from the code: ``python -m tools.gallery``.
 
 It plays the reference games, keeps their scores in ``docs/environments.json`` and makes the page from both. The test
 makes the page again from the kept scores and plays the first games of every score again, so neither can go stale.
@@ -43,7 +43,7 @@ SAMPLE_LINES, SAMPLE_CHARS = 32, 1500
 HEAD = """\
 # The environments
 
-Written by `python -m llm_gym.gallery` from the code and from {games:,} games played; do not edit by hand.
+Written by `python -m tools.gallery` from the code and from {games:,} games played; do not edit by hand.
 
 Every id is made with `gymnasium.make("llmgym/<name>-v0")` after `import llm_gym`. Returns are those of a game played by
 the rules; under `on_invalid="lose"` (the default) an invalid reply ends the game at -1.5 for who gave it and +0.5 for
@@ -247,7 +247,7 @@ def save(scores: Scores, path: Path) -> None:
 
 def main() -> None:
     """Plays the reference games and writes the page and its scores."""
-    parser = argparse.ArgumentParser(prog="python -m llm_gym.gallery", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tools.gallery", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder to write to (default: docs)")
     parser.add_argument("--only", nargs="*", metavar="NAME", help="play these ids alone again (none: the text alone)")
     arguments = parser.parse_args()

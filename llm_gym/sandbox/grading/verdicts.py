@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_gym.sandbox.inside import plain
-from llm_gym.sandbox.judging import Unjudged, judge_here
-from llm_gym.sandbox.operands import HOLES, SplitTest, operands_source, split_tests
+from llm_gym.sandbox.grading.judging import Unjudged, judge_here
+from llm_gym.sandbox.grading.operands import HOLES, SplitTest, operands_source, split_tests
 from llm_gym.sandbox.pool import Pool, shared_pool
 from llm_gym.sandbox.results import Isolation, Limits, Result
+from llm_gym.sandbox.worker import plain
 
 # A set or dict of more keys is compared in the sandbox, for keys that all collide would keep this process busy
 # for minutes.

@@ -1,20 +1,15 @@
-"""What the games share in which players write programs: running them, showing what they print, and breaking them."""
+"""How the games in which players write programs run these programs, and how their observations show them."""
 
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from typing import get_args
-
-import numpy as np
 
 from llm_gym.sandbox import Grade, Isolation, Limits, Result, run, run_tests, shared_pool
 
 MOST_SHOWN = 2000
 """Characters of a program's output that are kept."""
-_WORD = re.compile(r"[A-Za-z_]\w+")
-_NUMBER = re.compile(r"\b\d+\b")
 
 
 @dataclass(frozen=True)
@@ -66,45 +61,3 @@ def shown(text: str, most: int = MOST_SHOWN) -> str:
 def fenced(program: str) -> str:
     """A program within an observation."""
     return f"```python\n{program}\n```"
-
-
-def pick(options: int, rng: np.random.Generator) -> int:
-    """A random number below ``options``."""
-    return int(rng.random() * options)
-
-
-def broken(program: str, rng: np.random.Generator) -> str:
-    """``program`` with one random fault of those that beginners make."""
-    return _FAULTS[pick(len(_FAULTS), rng)](program, rng)
-
-
-def _without_last_line(program: str, rng: np.random.Generator) -> str:
-    return "\n".join(program.splitlines()[:-1])
-
-
-def _without_a_bracket(program: str, rng: np.random.Generator) -> str:
-    places = [place for place, char in enumerate(program) if char in ")]"]
-    place = places[pick(len(places), rng)] if places else 0
-    return program[:place] + program[place + 1 :]
-
-
-def _with_a_bad_indent(program: str, rng: np.random.Generator) -> str:
-    lines = program.splitlines()
-    row = pick(len(lines), rng)
-    return "\n".join([*lines[:row], " " + lines[row], *lines[row + 1 :]]) if lines else " "
-
-
-def _misspelt(program: str, rng: np.random.Generator) -> str:
-    words = list(_WORD.finditer(program))
-    return program[: (end := words[pick(len(words), rng)].end()) - 1] + program[end:] if words else program
-
-
-def _off_by_one(program: str, rng: np.random.Generator) -> str:
-    numbers = list(_NUMBER.finditer(program))
-    if not numbers:
-        return _without_last_line(program, rng)
-    number = numbers[pick(len(numbers), rng)]
-    return f"{program[: number.start()]}{int(number[0]) + 1}{program[number.end() :]}"
-
-
-_FAULTS = (_without_last_line, _without_a_bracket, _with_a_bad_indent, _misspelt, _off_by_one)

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from llm_gym import GAMES
-from llm_gym.gallery import load, reference_players, render, returns_and_outcomes, score, wilson
+from tools.gallery import load, reference_players, render, returns_and_outcomes, score, wilson
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "environments.md").read_text()
 SCORES, OPEN_SPIEL = load(DOCS / "environments.json")
-REGENERATE = "run `python -m llm_gym.gallery`"
+REGENERATE = "run `python -m tools.gallery`"
 REPLAYED, REPLAYED_OF_SEARCH = 10, 2
 
 same_openspiel = pytest.mark.skipif(

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from llm_gym.sandbox.inside import kernel
+from llm_gym.sandbox.worker import kernel
 
 NAMESPACES, LANDLOCK, SECCOMP, ACCOUNT = "namespaces", "landlock", "seccomp", "unprivileged account"
 NOBODY = 65534
@@ -212,7 +212,7 @@ def _limit_resources() -> None:
             resource.setrlimit(limit, (value, value))
 
 
-def close_in(layers: list[str], temporary_bytes: int) -> None:
+def enter_sandbox(layers: list[str], temporary_bytes: int) -> None:
     """All layers, in the order in which each still has the power it needs; before the first program."""
     _limit_resources()
     if NAMESPACES in layers:

@@ -1,16 +1,29 @@
-"""The PettingZoo view of a game: every seat is open. Imports PettingZoo; :func:`llm_gym.aec` does so when called."""
+"""The PettingZoo view of a game: every seat is open. :func:`llm_gym.aec` imports this module when it is called.
+
+Raises:
+    gymnasium.error.DependencyNotInstalled: On import, where PettingZoo is not installed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from gymnasium.error import ResetNeeded
+import gymnasium
+from gymnasium.envs.registration import load_env_creator
+from gymnasium.error import DependencyNotInstalled, ResetNeeded
 from gymnasium.utils import seeding
-from pettingzoo import AECEnv
 
+from llm_gym.env import TextEnv
 from llm_gym.match import GameSpec, Match, make_game
 from llm_gym.spaces import Unicode
+
+try:
+    from pettingzoo import AECEnv
+except ModuleNotFoundError as error:
+    if error.name != "pettingzoo":
+        raise
+    raise DependencyNotInstalled('PettingZoo is not installed: pip install "llm-gym[pettingzoo]"') from error
 
 
 class Text(str):
@@ -149,3 +162,16 @@ class TextAECEnv(AECEnv[str, str, str]):
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+def make_aec(env_id: str, **settings: Any) -> TextAECEnv:
+    """See :func:`llm_gym.aec`."""
+    spec = gymnasium.spec(env_id)
+    maker = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    if not (isinstance(maker, type) and issubclass(maker, TextEnv)):
+        raise ValueError(f"aec needs the id of a text environment (llm_gym.TextEnv), not {env_id!r}")
+    for name in ("opponent", "seat"):
+        if name in settings:
+            raise ValueError(f"aec has no {name}: every seat is open")
+    kept = {name: value for name, value in spec.kwargs.items() if name not in ("opponent", "seat")}
+    return TextAECEnv(**{**kept, **settings}, name=spec.name)

@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import Callable
 
-from llm_gym.sandbox.inside import isolate, kernel
+from llm_gym.sandbox.worker import isolate, kernel
 
 
 def _enter(flags: int) -> None:
