@@ -110,7 +110,7 @@ class TextEnv(gymnasium.Env[str, str]):
         self.match.reset(self.np_random, options)
         self._play_opponents()
         self._started = True
-        return self.match.view(self.seat)
+        return self.match.view(self.seat, with_rules=True)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Takes the agent's whole reply, whatever string it is, and plays on to the agent's next turn.
@@ -138,7 +138,8 @@ class TextEnv(gymnasium.Env[str, str]):
         match, game, opponent = self.match, self.game, self._opponent
         while (player := match.current_player) is not None and player != self.seat:
             if callable(opponent):
-                match.apply_reply(player, opponent(*match.view(player)))
+                first = not match.replies[player]
+                match.apply_reply(player, opponent(*match.view(player, with_rules=first)))
             else:
                 game.apply(opponent.choose(game, self.np_random))
 

@@ -111,9 +111,9 @@ class Match:
         self.rng = rng
         self.forfeited = None  # whose invalid reply ended the game
         self.penalties = [0.0] * self.game.num_players  # penalties, and what an invalid end costs and brings
-        self.parsed = ["ok"] * self.game.num_players  # what became of each seat's last reply
+        self.replies = [0] * self.game.num_players  # how many each seat has given
+        self.parsed = ["ok"] * self.game.num_players  # how each seat's last reply was read
         self._invalid_in_a_row = 0
-        self._told: set[int] = set()  # seats that have been told the rules
         self._paid: list[dict[str, float]] = [{} for _ in range(self.game.num_players)]
 
     def _open(self, rng: np.random.Generator, options: dict[str, Any] | None) -> None:
@@ -163,6 +163,7 @@ class Match:
                 if meant is not None:
                     self.game.apply(meant)
                     parse = "ok"
+        self.replies[player] += 1
         self.parsed[player] = parse
         if parse == "ok":
             self._invalid_in_a_row = 0
@@ -187,22 +188,44 @@ class Match:
         for seat in range(self.game.num_players):
             self.penalties[seat] += INVALID_LOSES if seat == player else INVALID_GIVES
 
-    def view(self, player: int) -> tuple[str, dict[str, Any]]:
-        """What ``player`` sees now: observation and ``info``. Legal actions are for the player to move alone."""
+    def observe(self, player: int) -> str:
+        """What ``player`` is shown now: the game's observation, legal actions if ``show_legal``, what failed last."""
         game, parse = self.game, self.parsed[player]
-        to_move = self.current_player
         observation = game.observe(player)
-        legal = game.legal_actions() if to_move == player else []
-        if self.show_legal and legal:
+        if self.show_legal and self.current_player == player and (legal := game.legal_actions()):
             cut = "" if len(legal) <= MAX_LEGAL_SHOWN else f" ... ({len(legal)} in all)"
             observation += "\nLegal actions: " + ", ".join(legal[:MAX_LEGAL_SHOWN]) + cut
         if parse != "ok" or self.forfeited is not None:
             observation += "\n" + self._note(player, parse)
-        messages = [{"role": "user", "content": observation}]
-        if player not in self._told:
-            self._told.add(player)
-            messages.insert(0, {"role": "system", "content": self.systems[player]})
-        info = {"player": player, "legal_actions": legal, "parse": parse, "messages": messages, **game.info(player)}
+        return observation
+
+    def prompt(self, player: int, observation: str | None = None) -> list[dict[str, str]]:
+        """The rules and the situation as messages: all that ``player`` needs to reply, without any earlier message.
+
+        Args:
+            player: A seat.
+            observation: What :meth:`observe` has given for it; None to ask now.
+        """
+        situation = self.observe(player) if observation is None else observation
+        return [{"role": "system", "content": self.systems[player]}, {"role": "user", "content": situation}]
+
+    def view(self, player: int, with_rules: bool = False) -> tuple[str, dict[str, Any]]:
+        """The observation and ``info`` of ``player`` now. It changes nothing, so it can be asked for at any time.
+
+        Args:
+            player: A seat. Legal actions are listed for the player to move alone.
+            with_rules: Whether ``info["messages"]`` begins with the rules, as a player's first view of a game does.
+        """
+        observation = self.observe(player)
+        messages = self.prompt(player, observation)
+        to_move = self.current_player
+        info = {
+            "player": player,
+            "legal_actions": self.game.legal_actions() if to_move == player else [],
+            "parse": self.parsed[player],
+            "messages": messages if with_rules else messages[1:],
+            **self.game.info(player),
+        }
         if to_move is None:
             info["returns"] = self.returns()
             info["outcome"] = self.outcome(player)

@@ -110,7 +110,7 @@ class TextAECEnv(AECEnv[str, str, str]):
         }
         self._skip_agent_selection = None  # PettingZoo's note of whose turn it was when agents began to leave
         self._terms: dict[str, dict[str, float]] = {agent: {} for agent in self.agents}
-        self._texts: dict[str, str] = {}
+        self._texts: dict[str, str] = {}  # the latest observation of each agent that was shown one
         self.match.reset(self._rng, options)
         self._turn()
 
@@ -147,7 +147,8 @@ class TextAECEnv(AECEnv[str, str, str]):
             self.terminations = dict.fromkeys(self.agents, True)
         self.agent_selection = self.agents[player or 0]
         for agent in self.agents if player is None else [self.agent_selection]:
-            self._texts[agent], self.infos[agent] = self.match.view(self._seats[agent])
+            first = agent not in self._texts
+            self._texts[agent], self.infos[agent] = self.match.view(self._seats[agent], with_rules=first)
             if self._terms[agent]:
                 self.infos[agent]["reward_terms"] = self._terms[agent]
 

@@ -84,8 +84,7 @@ class Board:
         """The rules and the situation, as a model to move sees them."""
         seat = self.match.current_player
         assert seat is not None
-        observation = self.match.view(seat)[0]
-        return [{"role": "system", "content": self.match.systems[seat]}, {"role": "user", "content": observation}]
+        return self.match.prompt(seat)
 
 
 def round_robin(games: Sequence[EnvSpec], players: int, rounds: int, seed: int = 0) -> list[Pairing]:
