@@ -8,12 +8,14 @@ import io
 import math
 import pickle
 import random
+from itertools import islice
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.utils.env_checker import check_env
 
+from llm_gym.opponents.scripted import play_scripted
 from llm_gym.parsing import FORMATS, extract_action, format_action
 
 JUNK = (
@@ -115,13 +117,13 @@ class _Check:
 
     def episode(self, seed: int) -> list[Any]:
         """Plays one episode, with junk where ``seed`` is odd; returns all that was seen."""
-        trace: list[Any] = [copy.deepcopy(self.reset(seed))]
-        rng = random.Random(seed)
-        for _ in range(self.max_turns):
-            if self.over:
-                break
-            reply = random_reply(self.info, rng, self.action_format, junk=0.3 * (seed % 2))
-            trace.append(copy.deepcopy(self.step(reply)))
+        start = self.reset(seed)
+        trace: list[Any] = [copy.deepcopy(start)]
+        if self.info.get("outcome") is not None:  # over before the agent's first turn: the first step says so
+            trace.append(copy.deepcopy(self.step("")))
+        rng, junk = random.Random(seed), 0.3 * (seed % 2)
+        steps = play_scripted(self, lambda _, info: random_reply(info, rng, self.action_format, junk), start)
+        trace += map(copy.deepcopy, islice(steps, self.max_turns))
         return trace
 
     def reset(self, seed: int) -> tuple[str, dict[str, Any]]:

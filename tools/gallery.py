@@ -21,7 +21,7 @@ import numpy as np
 
 from llm_gym import GAMES, TextEnv
 from llm_gym.opponents import Player, make_player
-from llm_gym.parsing import format_action
+from llm_gym.opponents.scripted import Step, play_scripted, scripted_replies
 
 REFERENCE_GAMES = 200
 SEARCH_GAMES = 50
@@ -111,15 +111,9 @@ def reference_players(name: str) -> dict[str, int]:
     return {**players, search: games}
 
 
-def play(env: TextEnv, player: Player, seed: int) -> Iterator[tuple[str, str]]:
-    """One game: at each turn of the agent the observation and the reply to it."""
-    rng = np.random.default_rng(seed)
-    observation, info = env.reset(seed=seed)
-    over = "outcome" in info  # it may be over before the agent's first turn
-    while not over:
-        reply = format_action(player.choose(env.game, rng), env.action_format)
-        yield observation, reply
-        observation, _, over, _, info = env.step(reply)
+def play(env: TextEnv, player: Player, seed: int) -> Iterator[Step]:
+    """One game, turn by turn of the agent."""
+    return play_scripted(env, scripted_replies(env.match, player, np.random.default_rng(seed)), env.reset(seed=seed))
 
 
 def returns_and_outcomes(name: str, player: str, games: int) -> list[tuple[float, str, int]]:
@@ -191,13 +185,13 @@ def _section(name: str, env: TextEnv, scores: dict[str, Score]) -> str:
     if settings:
         facts.append(", ".join(f"`{key}={value!r}`" for key, value in settings.items()))
     player = next(iter(env.game.players), "random")
-    *_, (observation, reply) = islice(play(env, make_player(player, env.game), SAMPLE_SEED), SAMPLE_TURNS)
+    *_, sample = islice(play(env, make_player(player, env.game), SAMPLE_SEED), SAMPLE_TURNS)
     lines = [
         f"## {name}",
         ", ".join(facts) + ".",
         f"Told first:\n\n{_block(env.match.systems[env.seat])}",
-        f"An observation:\n\n{_block(_shorten(observation))}",
-        f"A reply:\n\n{_block(reply)}" if "\n" in reply else f"A reply: `{reply}`",
+        f"An observation:\n\n{_block(_shorten(sample.observation))}",
+        f"A reply:\n\n{_block(sample.reply)}" if "\n" in sample.reply else f"A reply: `{sample.reply}`",
         "| player | games | won or solved | drawn | mean return |\n| --- | --- | --- | --- | --- |\n"
         + "\n".join(_score_row(player, entry) for player, entry in scores.items()),
     ]
