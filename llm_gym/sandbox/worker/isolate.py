@@ -37,7 +37,7 @@ class LayerMissing(Exception):
 
 
 @contextmanager
-def _layer(name: str) -> Iterator[None]:
+def layer(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, KeyError, AttributeError) as error:
@@ -57,7 +57,7 @@ def may_become_nobody() -> bool:
 
 def become_nobody() -> None:
     """Root's children must not be root: files, signals and the process limit all spare uid 0."""
-    with _layer(ACCOUNT):
+    with layer(ACCOUNT):
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
@@ -72,20 +72,24 @@ def enter_user_namespace(flags: int, proc_self: int, uid: int, gid: int) -> None
         os.close(file)
 
 
-def leave_namespaces() -> None:
-    """The first step: new namespaces for this process and, for pids, for the next one it forks.
+def enter_namespaces(flags: int) -> None:
+    """New namespaces for this process and, for pids, for the next one it forks.
 
     Root makes them with its own power and enters a user namespace last, as nobody; anyone else enters the user
     namespace first.
     """
-    flags = kernel.NEWNS | kernel.NEWPID | kernel.NEWNET | kernel.NEWIPC | kernel.NEWUTS
-    with _layer(NAMESPACES):
-        if may_become_nobody():
-            kernel.unshare(flags)
-        else:
-            proc_self = os.open("/proc/self", os.O_DIRECTORY)
-            enter_user_namespace(flags, proc_self, os.geteuid(), os.getegid())
-            os.close(proc_self)
+    if may_become_nobody():
+        kernel.unshare(flags)
+    else:
+        proc_self = os.open("/proc/self", os.O_DIRECTORY)
+        enter_user_namespace(flags, proc_self, os.geteuid(), os.getegid())
+        os.close(proc_self)
+
+
+def leave_namespaces() -> None:
+    """The first step: every namespace is a new one."""
+    with layer(NAMESPACES):
+        enter_namespaces(kernel.NEWNS | kernel.NEWPID | kernel.NEWNET | kernel.NEWIPC | kernel.NEWUTS)
 
 
 def visible_paths() -> list[str]:
@@ -216,7 +220,7 @@ def enter_sandbox(layers: list[str], temporary_bytes: int) -> None:
     """All layers, in the order in which each still has the power it needs; before the first program."""
     _limit_resources()
     if NAMESPACES in layers:
-        with _layer(NAMESPACES):
+        with layer(NAMESPACES):
             proc_self = os.open("/proc/self", os.O_DIRECTORY)
             _socket.sethostname("sandbox")
             root = may_become_nobody()
@@ -237,7 +241,7 @@ def enter_sandbox(layers: list[str], temporary_bytes: int) -> None:
             raise LayerMissing(ACCOUNT, f"the account the programs run under cannot read {library}")
         os.chdir("/")
     if LANDLOCK in layers:
-        with _layer(LANDLOCK):
+        with layer(LANDLOCK):
             if NAMESPACES in layers:
                 kernel.landlock(["/"], [TEMPORARY, *(path for path in _DEVICES if os.path.exists(path))])
             else:
@@ -251,5 +255,5 @@ def enter_sandbox(layers: list[str], temporary_bytes: int) -> None:
             kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     if SECCOMP in layers:
-        with _layer(SECCOMP):
+        with layer(SECCOMP):
             kernel.prepared_seccomp(kernel.allow_list())()

@@ -18,7 +18,7 @@ from select import POLLIN, poll
 from time import monotonic
 from typing import Any, NoReturn
 
-from llm_gym.sandbox.worker import child, isolate, kernel, temporary, wire
+from llm_gym.sandbox.worker import child, isolate, kernel, relocate, temporary, wire
 from llm_gym.sandbox.worker.memory import leave_no_gaps
 
 # How far apart two looks at a program's processor time are, at most, where it has a limit.
@@ -51,6 +51,9 @@ def main(settings_text: str) -> NoReturn:
     control = _socket.socket(fileno=_CONTROL)
     try:
         _raise_oom_score()
+        os.umask(0o022)  # the programs' account must be able to enter the folders of the new root
+        if isolate.NAMESPACES in settings["layers"]:
+            relocate.leave_tmp(settings, _CONTROL)
         parent = os.pidfd_open(settings["parent"]) if hasattr(os, "pidfd_open") else -1
         if isolate.NAMESPACES in settings["layers"]:
             isolate.leave_namespaces()
