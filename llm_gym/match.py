@@ -1,4 +1,4 @@
-"""One game being played: replies in, views and earnings out. The Gymnasium and PettingZoo views both stand on it."""
+"""One game being played: replies in, views and rewards out. The Gymnasium and PettingZoo environments both use it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from llm_gym.parsing import FORMATS, extract_action, format_action, match_action
 INVALID_LOSES = -1.5
 INVALID_GIVES = 0.5
 MAX_INVALID_IN_A_ROW = 100
-"""Under ``penalty:x`` a turn ends as under ``lose`` after so many invalid replies: every episode ends."""
+"""Under ``penalty:x``, this many invalid replies in a row end the game as under ``lose``: every episode ends."""
 MAX_LEGAL_SHOWN = 100
-"""A longer list of legal actions is cut in the observation (``info`` has it whole)."""
+"""An observation lists at most this many legal actions (``info`` has them all)."""
 
 GameSpec = str | Callable[..., TextGame]
 """A :class:`TextGame` class, a callable that makes one, or ``"module:name"`` of either."""
@@ -41,7 +41,7 @@ def make_game(game: GameSpec, /, **settings: Any) -> TextGame:
 
 
 def parse_on_invalid(setting: str) -> tuple[str, float]:
-    """``"retry:3"`` -> ``("retry", 3.0)``; ``lose`` and ``random`` take no number."""
+    """``"retry:3"`` -> ``("retry", 3.0)``. ``lose`` and ``random`` take no number."""
     kind, _, amount = setting.partition(":") if isinstance(setting, str) else ("", "", "")
     if kind in ("lose", "random") and not amount:
         return kind, 0.0
@@ -58,19 +58,15 @@ def parse_on_invalid(setting: str) -> tuple[str, float]:
 
 
 def each_seat(setting: str | Sequence[str], seats: int) -> list[str]:
-    """One value for each seat, where ``setting`` is one for all or already one each."""
+    """One value per seat. ``setting`` is one value for all seats, or a list of one per seat."""
     return list(setting) if isinstance(setting, (list, tuple)) else [str(setting)] * seats
 
 
 class Match:
-    """A game, its players' replies, and what they earn by the rules and beside them.
+    """A running game: reads replies, applies actions, and keeps what each seat gets by the rules and as penalties.
 
     Args:
-        game: The rules.
-        action_format: How replies mark their action, for all seats or one a seat; None for the game's own format.
-        on_invalid: What an invalid reply does (see :class:`llm_gym.TextEnv`).
-        show_legal: Whether observations list the legal actions.
-        random_opening: A game begins with up to so many random legal moves, all seats' (see :class:`llm_gym.TextEnv`).
+        game: The rules. The other arguments are those of :class:`llm_gym.TextEnv`.
     """
 
     def __init__(
@@ -87,45 +83,45 @@ class Match:
             if named not in FORMATS:
                 raise ValueError(f"action_format must be one of {', '.join(FORMATS)}, not {named!r}")
         if len(self.formats) != game.num_players:
-            raise ValueError(f"action_format must be one for all or one each of {game.num_players} seats")
+            raise ValueError(f"action_format must be one format, or one for each of {game.num_players} seats")
         self.on_invalid, self.amount = parse_on_invalid(on_invalid)
         self.show_legal = show_legal
         if type(random_opening) is not int or random_opening < 0:
             raise ValueError(f"random_opening must be a number of moves, 0 or more, not {random_opening!r}")
         self.random_opening = random_opening
-        self.instructions = [  # by seat: how a reply is formatted
+        self.instructions = [  # by seat: how to format a reply
             FORMATS[named].instruction and FORMATS[named].instruction % format_action(example or "...", named)
             for named, example in zip(self.formats, each_seat(game.example, game.num_players))
         ]
-        self.systems = ["\n".join(filter(None, (game.rules, told))) for told in self.instructions]
+        self.systems = ["\n".join(filter(None, (game.rules, how))) for how in self.instructions]
         self.forfeited: int | None = None
 
     def reset(self, rng: np.random.Generator, options: dict[str, Any] | None) -> None:
-        self.game.reset(rng, options)
-        if self.on_invalid == "random" and self.game.legal_actions() is None:
-            raise ValueError(
-                "on_invalid='random' needs a game that lists its legal actions; use lose, retry:n or penalty:x"
-            )
-        if self.random_opening:
-            self._open(rng, options)
         self.rng = rng
+        self.game.reset(rng, options)
+        if (self.random_opening or self.on_invalid == "random") and self.game.legal_actions() is None:
+            setting = "random_opening" if self.random_opening else "on_invalid='random'"
+            raise ValueError(f"{setting} needs a game that lists its legal actions")
+        if self.random_opening:
+            self._play_opening(options)
         self.forfeited = None  # whose invalid reply ended the game
-        self.penalties = [0.0] * self.game.num_players  # penalties, and what an invalid end costs and brings
+        self.penalties = [0.0] * self.game.num_players  # by seat; above 0 after another seat's invalid end
         self.replies = [0] * self.game.num_players  # how many each seat has given
         self.parsed = ["ok"] * self.game.num_players  # how each seat's last reply was read
         self._invalid_in_a_row = 0
-        self._paid: list[dict[str, float]] = [{} for _ in range(self.game.num_players)]
+        self._popped: list[dict[str, float]] = [{} for _ in range(self.game.num_players)]
 
-    def _open(self, rng: np.random.Generator, options: dict[str, Any] | None) -> None:
-        """Plays 0 to ``random_opening`` random legal moves; a game that they would end starts without them."""
-        for _ in range(int(rng.integers(self.random_opening + 1))):
-            legal = self.game.legal_actions()
-            if legal is None:
-                raise ValueError("random_opening needs a game that lists its legal actions")
-            self.game.apply(legal[int(rng.random() * len(legal))])
+    def _play_opening(self, options: dict[str, Any] | None) -> None:
+        """Plays 0 to ``random_opening`` random legal moves. A game that they would end starts without them."""
+        for _ in range(int(self.rng.integers(self.random_opening + 1))):
+            self._play_random_action()
             if self.game.current_player is None:
-                self.game.reset(rng, options)
+                self.game.reset(self.rng, options)
                 return
+
+    def _play_random_action(self) -> None:
+        legal = self.game.legal_actions() or []
+        self.game.apply(legal[int(self.rng.random() * len(legal))])
 
     @property
     def reward_range(self) -> tuple[float, float]:
@@ -134,7 +130,7 @@ class Match:
         if self.on_invalid == "random":
             return low, high
         gives = INVALID_GIVES if self.game.num_players > 1 else 0.0
-        if self.game.dense_reward:  # what was earned before an invalid end is kept
+        if self.game.dense_reward:  # rewards before an invalid end are kept
             low, high = low + INVALID_LOSES, high + gives
         low, high = min(low, INVALID_LOSES), max(high, gives)
         return (-math.inf if self.on_invalid == "penalty" else low), high
@@ -144,7 +140,7 @@ class Match:
         return self.game.current_player if self.forfeited is None else None
 
     def apply_reply(self, player: int, reply: str) -> str:
-        """Lets ``player`` reply; returns what became of it: ``ok``, ``malformed`` or ``illegal``.
+        """Plays the whole reply of ``player``; returns how it was read: ``ok``, ``malformed`` or ``illegal``.
 
         Raises:
             TypeError: ``reply`` is not a string.
@@ -159,9 +155,9 @@ class Match:
                 self.game.apply(candidate)
                 parse = "ok"
             except IllegalAction:
-                meant = match_action(candidate, self.game.legal_actions())
-                if meant is not None:
-                    self.game.apply(meant)
+                action = match_action(candidate, self.game.legal_actions())
+                if action is not None:
+                    self.game.apply(action)
                     parse = "ok"
         self.replies[player] += 1
         self.parsed[player] = parse
@@ -174,8 +170,7 @@ class Match:
     def _punish(self, player: int) -> None:
         self._invalid_in_a_row += 1
         if self.on_invalid == "random":
-            legal = self.game.legal_actions() or []
-            self.game.apply(legal[int(self.rng.random() * len(legal))])
+            self._play_random_action()
             self._invalid_in_a_row = 0
             return
         if self.on_invalid == "penalty":
@@ -242,11 +237,11 @@ class Match:
         return "Your last action was illegal here. Choose another."
 
     def returns(self) -> list[float]:
-        """What each seat has earned since reset, by the rules and beside them."""
-        by_rules = self.game.returns() if self._rules_pay() else [0.0] * self.game.num_players
+        """Each seat's return since reset: by the rules, plus penalties."""
+        by_rules = self.game.returns() if self._has_game_reward() else [0.0] * self.game.num_players
         return [a + b for a, b in zip(by_rules, self.penalties)]
 
-    def _rules_pay(self) -> bool:
+    def _has_game_reward(self) -> bool:
         return self.game.dense_reward or self.game.current_player is None
 
     def outcome(self, player: int) -> str:
@@ -255,10 +250,12 @@ class Match:
         return "invalid" if self.forfeited == player else "win"
 
     def pop_reward_terms(self, player: int) -> dict[str, float]:
-        """The named parts of what ``player`` has earned since the last call; their sum is the reward."""
-        terms = dict(self.game.reward_terms(player)) if self._rules_pay() else {}
+        """The named parts of the reward of ``player`` since the last call; empty while there is none."""
+        terms = dict(self.game.reward_terms(player)) if self._has_game_reward() else {}
         if self.penalties[player]:
             terms["invalid"] = self.penalties[player]
-        paid = self._paid[player]
-        self._paid[player] = terms
-        return {name: terms.get(name, 0.0) - paid.get(name, 0.0) for name in {**paid, **terms}}
+        elif not terms:
+            return terms
+        before = self._popped[player]
+        self._popped[player] = terms
+        return {name: terms.get(name, 0.0) - before.get(name, 0.0) for name in {**before, **terms}}

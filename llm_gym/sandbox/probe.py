@@ -1,4 +1,4 @@
-"""Which layers of the sandbox hold on this machine, each really tried."""
+"""Tests which layers of the sandbox work on this machine, by trying each of them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Layer:
     Attributes:
         name: What it is called.
         holds: Whether it works here.
-        detail: What was seen, or what the kernel said.
+        detail: What was observed, or the kernel's error.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""A warm server as the pool sees it: starts it, sends it one program at a time, notices its death."""
+"""The pool's side of a warm server: starts it, sends it one program at a time, notices its death."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LAYERS: dict[Isolation, tuple[str, ...]] = {
     "container": (LANDLOCK, SECCOMP),
     "best_effort": (NAMESPACES, LANDLOCK, SECCOMP),
 }
-# Seconds beyond a program's own limit after which its server is taken for dead.
+# Seconds beyond a program's own limit after which its server counts as dead.
 _PATIENCE_S = 20.0
 _START_S = 60.0
 _SANDBOX = Path(__file__).resolve().parent
@@ -161,7 +161,7 @@ class WarmServer:
         """Run one program; returns its result and, for `wire.TESTS`, what it answered.
 
         Raises:
-            ServerDied: The server is gone; whether the program had an effect inside is unknown, outside it had none.
+            ServerDied: The server is gone. The program may have run, but without effect outside the sandbox.
         """
         files = [_file_of(program), _file_of(stdin), *(_file_of(b"") for _ in range(2 if mode == wire.RUN else 3))]
         try:
@@ -207,12 +207,12 @@ def _end(owner: int, process: subprocess.Popen[bytes], control: socket.socket) -
         process.kill()
         process.wait()
     else:
-        # In a process forked from the owner's: neither its child to wait for nor its server to end.
+        # A process forked from the owner can neither wait for the server nor may it end it.
         process.returncode = 0
 
 
 def _file_of(content: bytes) -> int:
-    """An unnamed file in memory, read from its start by whoever gets it."""
+    """The descriptor of an unnamed file in memory, at its start."""
     if hasattr(os, "memfd_create"):
         file = os.memfd_create("llm_gym")
     else:

@@ -41,7 +41,7 @@ def test_every_id_has_its_section_and_all_its_players(name):
     assert {player: kept.games for player, kept in SCORES[name].items()} == reference_players(name), REGENERATE
     section = re.search(rf"^## {name}\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
     assert section is not None
-    for part in (f"`llmgym/{name}-v0`", "Told first:\n\n```", "An observation:\n\n```", "A reply:"):
+    for part in (f"`llmgym/{name}-v0`", "System message:\n\n```", "An observation:\n\n```", "A reply:"):
         assert part in section[1]
     rows = re.findall(r"^\| (\S+) \| (\d+) \| (\d+)% \((\d+) to (\d+)\) ", section[1], re.MULTILINE)
     assert [row[0] for row in rows] == list(SCORES[name])

@@ -1,12 +1,16 @@
-"""What tasks and scripted players draw at random: the values in a program, and the fault in a broken one."""
+"""Random parts of tasks and of scripted players' programs: values for a template, faults for a program."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from string import Template
+from typing import Any
 
 import numpy as np
+
+from llm_gym.game import ScriptedPolicy
 
 WORDS = (  # noqa: SIM905 - words read better than a list of quoted words
     "almond anchor apple banana basket beetle bottle bridge butter candle carrot castle cheese cherry coffee copper "
@@ -22,13 +26,13 @@ VALUES: dict[str, Sequence[object]] = {
     "word": WORDS[: len(WORDS) // 2],
     "other": WORDS[len(WORDS) // 2 :],
 }
-"""What a task's ``$name`` is drawn from."""
+"""The values that each ``$name`` of a template is drawn from."""
 _WORD = re.compile(r"[A-Za-z_]\w+")
 _NUMBER = re.compile(r"\b\d+\b")
 
 
 def pick(options: int, rng: np.random.Generator) -> int:
-    """A random number below ``options``."""
+    """A random index below ``options``."""
     return int(rng.random() * options)
 
 
@@ -38,8 +42,20 @@ def fill(text: str, rng: np.random.Generator) -> dict[str, str]:
     return {name: str(VALUES[name][pick(len(VALUES[name]), rng)]) for name in names}
 
 
+@dataclass(frozen=True)
+class SometimesBroken:
+    """A weak player: each program of ``reference`` has a fault with probability ``share``."""
+
+    reference: ScriptedPolicy
+    share: float
+
+    def __call__(self, observation: str, info: dict[str, Any], rng: np.random.Generator) -> str:
+        program = self.reference(observation, info, rng)
+        return broken(program, rng) if rng.random() < self.share else program
+
+
 def broken(program: str, rng: np.random.Generator) -> str:
-    """``program`` with one random fault of those that beginners make."""
+    """``program`` with one random fault, of the kinds that beginners make. Not every fault keeps it from running."""
     return _FAULTS[pick(len(_FAULTS), rng)](program, rng)
 
 

@@ -1,4 +1,4 @@
-"""How the games in which players write programs run these programs, and how their observations show them."""
+"""Runs and grades the programs that players write, and formats them for observations."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import get_args
 from llm_gym.sandbox import Grade, Isolation, Limits, Result, run, run_tests, shared_pool
 
 MOST_SHOWN = 2000
-"""Characters of a program's output that are kept."""
+"""Characters of a program's output that are kept for observations and ``info``."""
 
 
 @dataclass(frozen=True)
 class Judge:
-    """How programs are run. The sandbox itself belongs to the process: copies and pickles of a judge share it.
+    """How a game's programs are run. All judges in a process share its sandbox, so a judge can be copied and pickled.
 
     Args:
-        timeout_s: Seconds by the clock after which a program is ended.
+        timeout_s: Wall-clock seconds after which a program is stopped.
         isolation: ``full``, ``container`` or ``best_effort``, as in :class:`llm_gym.sandbox.Pool`.
 
     Raises:
@@ -38,7 +38,7 @@ class Judge:
         """Starts this process's sandbox, if it has none yet.
 
         Raises:
-            SandboxUnavailable: The isolation cannot be had here; one line says what is missing.
+            SandboxUnavailable: The isolation is not available here; one line says what is missing.
         """
         _ = shared_pool(self.isolation).layers
 
@@ -47,17 +47,17 @@ class Judge:
         return run(program, stdin, Limits(wall_s=self.timeout_s), self.isolation, hash_seed)
 
     def grade(self, solution: str, tests: tuple[str, ...], imports: str, setup: str) -> Grade:
-        """Runs one solution and all its tests, in one process."""
+        """Runs a solution and all its tests in one process."""
         limits = Limits(wall_s=self.timeout_s)
         return run_tests(solution, tests, imports, setup, limits=limits, isolation=self.isolation)
 
 
 def shown(text: str, most: int = MOST_SHOWN) -> str:
-    """The beginning of ``text`` as an observation shows it: characters that do not print become U+FFFD."""
+    """The beginning of ``text`` for an observation. Characters that do not print become U+FFFD."""
     seen = "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text[:most])
     return seen if len(text) <= most else f"{seen} ... ({len(text):,} characters in all)"
 
 
 def fenced(program: str) -> str:
-    """A program within an observation."""
+    """A program as a fenced block."""
     return f"```python\n{program}\n```"

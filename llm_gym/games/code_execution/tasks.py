@@ -1,4 +1,4 @@
-"""The tasks of code execution: what to print, and a program that prints it, with values drawn for an episode."""
+"""The tasks of code execution: what to print and a program that prints it, with random values for each episode."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import re
 from dataclasses import dataclass
 from string import Template
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from llm_gym.games.code.drawing import VALUES, fill, pick
 
 @dataclass(frozen=True)
 class CodeTask:
-    """One task, ready to be told.
+    """One task with its values.
 
     Attributes:
         prompt: What to do, in one line.
@@ -97,7 +98,7 @@ LEVELS: dict[str, tuple[tuple[str, str], ...]] = {
 
 
 def draw_task(difficulty: str, rng: np.random.Generator) -> CodeTask:
-    """A task of that difficulty, or with ``all`` of any."""
+    """A random task of that difficulty; ``all`` stands for any."""
     level = list(LEVELS)[pick(len(LEVELS), rng)] if difficulty == "all" else difficulty
     prompt, program = LEVELS[level][pick(len(LEVELS[level]), rng)]
     values = fill(prompt, rng)
@@ -108,14 +109,14 @@ def draw_task(difficulty: str, rng: np.random.Generator) -> CodeTask:
 def _patterns() -> list[tuple[re.Pattern[str], str]]:
     found = []
     for prompt, program in (pair for level in LEVELS.values() for pair in level):
-        pattern, told = "", set()
+        pattern, seen = "", set()
         for part in re.split(r"(\$\w+|\$\{\w+\})", prompt):
             name = part.strip("${}") if part.startswith("$") else ""
             if not name:
                 pattern += re.escape(part)
             else:
-                pattern += f"(?P={name})" if name in told else f"(?P<{name}>{_kind(name)})"
-            told.add(name)
+                pattern += f"(?P={name})" if name in seen else f"(?P<{name}>{_kind(name)})"
+            seen.add(name)
         found.append((re.compile(pattern), program))
     return found
 
@@ -125,7 +126,7 @@ def _kind(name: str) -> str:
 
 
 def solve(prompt: str) -> str:
-    """The program that does what ``prompt``, as :func:`draw_task` tells it, asks for.
+    """The program for a ``prompt`` of :func:`draw_task`.
 
     Raises:
         ValueError: The prompt is none of these tasks.
@@ -135,3 +136,8 @@ def solve(prompt: str) -> str:
         if found:
             return Template(program).substitute(found.groupdict())
     raise ValueError(f"no task of code execution: {prompt[:80]!r}")
+
+
+def reference(observation: str, info: dict[str, Any], rng: np.random.Generator | None = None) -> str:
+    """A scripted player: a program that does the task in the observation."""
+    return solve(observation.splitlines()[0])

@@ -1,4 +1,4 @@
-"""Evaluates a test's own part over a solution's values: the few kinds of expression whose cost they cannot raise."""
+"""Evaluates the author's part of a test over a solution's values, where the values cannot make that costly."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _NUMBERS = (int, float)
 
 
 class Unjudged(Exception):
-    """The expression is none of the kinds that are evaluated here."""
+    """The expression is of a kind that is not evaluated here."""
 
 
 def judge_here(statement: ast.expr, values: list[Any]) -> bool:

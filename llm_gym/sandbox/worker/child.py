@@ -42,7 +42,7 @@ def run_program(mode: int, fds: tuple[int, ...], size: int, started: int, tighte
         size: See there.
         started: Gets one byte after the program compiled and before it runs, and is then closed: nothing later can
             change it.
-        tighten: Puts this process under what is refused to it beyond the server's own limits.
+        tighten: Restricts this process further than the server is.
     """
     status = wire.NOT_EVEN_TRIED
     try:

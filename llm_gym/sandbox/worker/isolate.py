@@ -1,4 +1,4 @@
-"""Builds, once, the place in which a server's programs run. Each step names its layer when the kernel refuses."""
+"""Isolates a server, once, before it runs programs. Each step names its layer if the kernel refuses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_FILES = 64
 
 
 class LayerMissing(Exception):
-    """A layer that was asked for cannot be had here.
+    """A requested layer is not available here.
 
     Args:
         layer: One of `NAMESPACES`, `LANDLOCK`, `SECCOMP`, `ACCOUNT`.
@@ -93,7 +93,7 @@ def leave_namespaces() -> None:
 
 
 def visible_paths() -> list[str]:
-    """The standard library and the shared libraries it may load: all of this machine's files that a program sees."""
+    """The standard library and the shared libraries it may load: the only files of this machine that a program sees."""
     own = [entry for entry in sys.path if not entry.endswith("-packages")]
     roots = [*own, os.path.join(sys.base_prefix, "lib"), *_LIBRARIES]
     existing = {
@@ -118,7 +118,7 @@ def hidden_paths(visible: list[str]) -> list[str]:
 
 
 def preloaded_packages() -> list[str]:
-    """Where the loaded modules lie that are not of the standard library: visible still, for what they load later."""
+    """Paths of the loaded packages outside the standard library. They stay visible, for what they import later."""
     standard = sys.stdlib_module_names
     found = set()
     for name, module in list(sys.modules.items()):
@@ -201,7 +201,7 @@ def _landlock_without_mounts() -> None:
 
 
 def _limit_resources() -> None:
-    """What no program needs more of; limits that differ between programs are set in their own processes."""
+    """Limits that are the same for all programs. Those that differ are set in the programs' own processes."""
     fixed = {
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_NOFILE: MOST_FILES,
@@ -217,7 +217,7 @@ def _limit_resources() -> None:
 
 
 def enter_sandbox(layers: list[str], temporary_bytes: int) -> None:
-    """All layers, in the order in which each still has the power it needs; before the first program."""
+    """All layers, before the first program, in an order that leaves each step the privileges it needs."""
     _limit_resources()
     if NAMESPACES in layers:
         with layer(NAMESPACES):

@@ -94,7 +94,7 @@ def set_mount_attributes(mount_fd: int, attributes: int) -> None:
 
 
 def pivot_to(root: str) -> None:
-    """Make the mount at `root` this process's `/` and let go of everything else."""
+    """Make the mount at `root` this process's `/` and detach everything else."""
     os.chdir(root)
     pivot_root = _number(PIVOT_ROOT)
     assert pivot_root is not None

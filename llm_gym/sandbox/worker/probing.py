@@ -1,4 +1,4 @@
-"""Tries each layer for real, each in a process of its own, and prints what came of it as one line of JSON."""
+"""Tries each layer in its own process, and prints the outcomes as one line of JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The warm server: imports what programs need, closes the sandbox behind itself, then forks one process a program."""
+"""The warm server: imports what programs need, isolates itself, then forks one process per program."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _say(control: _socket.socket, message: dict[str, Any]) -> None:
 
 
 def _raise_oom_score() -> None:
-    """Where memory runs out, the kernel shall take a program before the trainer."""
+    """If memory runs out, the kernel should kill a program before it kills the trainer."""
     try:
         with open("/proc/self/oom_score_adj", "w") as score:
             score.write("1000")
@@ -117,7 +117,7 @@ class Server:
         standard_path = list(sys.path)
         _preload(settings["preload"], settings["search"])
         _fresh_streams()
-        # There is no /proc later on.
+        # /proc cannot be read later.
         size = os.open("/proc/self/statm", os.O_RDONLY) if os.path.exists("/proc/self/statm") else None
         # This process, and the watcher unless root left it outside the user namespace.
         self._own_processes = 1 if isolate.may_become_nobody() else 2
@@ -156,7 +156,7 @@ class Server:
         except (ValueError, OSError):
             if sys.platform == "linux":
                 raise
-        # One byte more than is allowed, so that writing just what is allowed is no crime.
+        # One byte more than the limit, so that a program can write exactly up to the limit.
         resource.setrlimit(resource.RLIMIT_FSIZE, (output + 1, output + 1))
         if self._contained:
             # Exact only in a user namespace of one's own.
@@ -204,7 +204,7 @@ class Server:
         return started, status, cut, wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * _RSS_UNIT
 
     def _tightener(self, limits: tuple[int, ...]) -> Callable[[], None]:
-        """What a program's process does to itself before the program runs."""
+        """How a program's process restricts itself before the program runs."""
         refuse = self._install.get(limits[2] > 1, self._refuse_by_pid)
         if limits == self._limits:
             return refuse

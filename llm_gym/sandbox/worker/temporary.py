@@ -35,7 +35,7 @@ def wipe(folder: str) -> None:
 
 
 def _remove_files_here() -> bytes | None:
-    """Remove what is no folder from the working directory; returns the name of a folder in it, if there is one."""
+    """Remove all but folders from the working directory; returns the name of a folder in it, if there is one."""
     below = None
     for name in os.listdir(b"."):
         if stat.S_ISDIR(os.lstat(name).st_mode):
