@@ -49,7 +49,7 @@ lint: install
 	$(BIN)/python -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 
 gallery: install
-	$(BIN)/python -m llm_gym.gallery
+	$(BIN)/python -m tools.gallery
 
 clean:
 	rm -rf $(VENV) $(VLLM) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,14 +3,18 @@
 Importing this package registers every ``llmgym/...`` id: ``gymnasium.make("llmgym/TicTacToe-v0")``.
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
-from llm_gym.aec import aec
 from llm_gym.env import TextEnv
 from llm_gym.game import IllegalAction, TextGame
 from llm_gym.spaces import Unicode
+
+if TYPE_CHECKING:
+    from llm_gym.pettingzoo import TextAECEnv
 
 __version__ = "0.1.0"
 __all__ = ["GAMES", "IllegalAction", "TextEnv", "TextGame", "Unicode", "aec"]
@@ -55,3 +59,20 @@ for _name, _settings in GAMES.items():
         kwargs=_settings,
         disable_env_checker=True,  # it would check the first step of every environment; check_text_env does so once
     )
+
+
+def aec(env_id: str, **settings: Any) -> TextAECEnv:
+    """A PettingZoo ``AECEnv`` of the game behind a registered text environment, with every seat open, for self-play.
+
+    Args:
+        env_id: An id whose environment is a :class:`TextEnv`, such as ``"llmgym/KuhnPoker-v0"``.
+        **settings: As for ``gymnasium.make``: ``action_format``, ``on_invalid``, ``show_legal``, ``random_opening``,
+            ``render_mode`` and the game's own. ``opponent`` and ``seat`` have no meaning here.
+
+    Raises:
+        ValueError: The id is no :class:`TextEnv`, the game has one player only, or a setting is wrong.
+        gymnasium.error.DependencyNotInstalled: PettingZoo is not installed.
+    """
+    from llm_gym.pettingzoo import make_aec
+
+    return make_aec(env_id, **settings)

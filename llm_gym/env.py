@@ -1,4 +1,4 @@
-"""The Gymnasium view of a game: one seat is yours, opponents sit in the others."""
+"""The Gymnasium environment of a game: one seat is the agent's, opponents play the others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 
 from llm_gym.match import GameSpec, Match, make_game
-from llm_gym.opponents import Reply, make_player
+from llm_gym.opponents import OpponentFn, make_player
 from llm_gym.parsing import format_action
 from llm_gym.spaces import Unicode
 
@@ -18,30 +18,30 @@ from llm_gym.spaces import Unicode
 class TextEnv(gymnasium.Env[str, str]):
     """A game of text with one seat for the agent.
 
-    Observation and action are strings (:class:`llm_gym.spaces.Unicode`). The observation is the situation now; the
-    action is the whole reply, of which :mod:`llm_gym.parsing` reads the action.
+    Observation and action are strings (:class:`llm_gym.spaces.Unicode`). The observation is the situation now. The
+    action is the whole reply, from which :mod:`llm_gym.parsing` reads the game's action.
 
     ``info`` always holds ``player`` (the agent's seat), ``legal_actions`` (list of str; None where they cannot be
-    listed), ``parse`` (what became of the last reply: ``ok``, ``malformed`` or ``illegal``) and ``messages`` (what is
-    new, role-tagged; the rules come once, with reset). A step that pays, and every last one, has ``reward_terms``,
-    which add up to its reward. At the end come ``returns`` (one number a seat) and ``outcome``: ``win``, ``loss``,
-    ``draw``, ``solved``, ``failed``, or ``invalid`` where the agent's own reply ended the game.
+    listed), ``parse`` (how the last reply was read: ``ok``, ``malformed`` or ``illegal``) and ``messages`` (the
+    observation, role-tagged; at reset the rules come first). A step with a reward, and every last step, has
+    ``reward_terms``, which add up to the reward. The last step also has ``returns`` (one number per seat) and
+    ``outcome``: ``win``, ``loss``, ``draw``, ``solved``, ``failed``, or ``invalid`` if the agent's reply ended it.
 
     Args:
         text_game: The rules: a :class:`llm_gym.TextGame` class, a callable that makes one, or its ``"module:name"``.
         opponent: A callable ``(observation, info) -> reply``, or a name: ``"random"``, ``"first"``, ``"minimax"``,
             ``"mcts(simulations=100)"``, ``"ismcts"``, ``"nash"`` or one of the game's own (:mod:`llm_gym.opponents`).
-            Of a list, one is drawn for each episode.
-        seat: The agent's seat: a number, ``"alternate"`` (from episode to episode; ``seed % num_players`` where reset
-            gets a seed), or ``"random"``.
+            From a list, one is drawn for each episode.
+        seat: The agent's seat: a number, ``"random"``, or ``"alternate"`` (the next seat in each episode; seat
+            ``seed % num_players`` where reset gets a seed).
         action_format: How a reply marks its action: ``boxed``, ``bracket``, ``tag``, ``fence``, ``plain``; by default
-            the game's own. A list gives each seat its own.
-        on_invalid: What a malformed or illegal reply does. ``lose``: the game ends, the offender earns -1.5 and every
+            the game's own. A list has one format for each seat.
+        on_invalid: What a malformed or illegal reply does. ``lose``: the game ends, the offender gets -1.5 and every
             other player +0.5. ``retry:n``: up to n more tries in that turn, then ``lose``. ``penalty:x``: it costs x
             and the turn is tried again. ``random``: a random legal action is played instead.
         show_legal: Whether observations list the legal actions.
-        random_opening: Each game begins with 0 to so many random legal moves of all seats (the seed says how many and
-            which), so that positions are met that the players' own moves would not lead to.
+        random_opening: Each game begins with 0 to ``random_opening`` random legal moves; the seed fixes how many and
+            which. They reach positions that the players' own moves would not.
         render_mode: ``"ansi"`` or None.
         **game_settings: Passed on to ``text_game``.
 
@@ -55,7 +55,7 @@ class TextEnv(gymnasium.Env[str, str]):
         self,
         text_game: GameSpec,
         *,
-        opponent: str | Reply | Sequence[str | Reply] = "random",
+        opponent: str | OpponentFn | Sequence[str | OpponentFn] = "random",
         seat: int | str = 0,
         action_format: str | Sequence[str] | None = None,
         on_invalid: str = "lose",
@@ -87,14 +87,14 @@ class TextEnv(gymnasium.Env[str, str]):
 
     @property
     def action_format(self) -> str:
-        """How the agent's replies mark their action, in the seat it has now."""
+        """How the agent's replies mark their action in its current seat."""
         return self.match.formats[self.seat]
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        """Starts an episode; a seed fixes everything in it, opponents included.
+        """Starts an episode. A seed fixes everything in it, opponents included.
 
-        An opponent can end the game before the agent's first turn (a callable by an invalid reply, say). ``info`` then
-        already has ``outcome``, and the first ``step`` ends the episode whatever the reply.
+        An opponent can end the game before the agent's first turn, for example by an invalid reply. ``info`` then
+        already has ``outcome``, and the first ``step`` ends the episode whatever the reply is.
         """
         super().reset(seed=seed)
         self._episode = self._episode + 1 if seed is None else seed
@@ -110,10 +110,10 @@ class TextEnv(gymnasium.Env[str, str]):
         self.match.reset(self.np_random, options)
         self._play_opponents()
         self._started = True
-        return self.match.view(self.seat)
+        return self.match.view(self.seat, with_rules=True)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Takes the agent's whole reply, whatever string it is, and plays on to the agent's next turn.
+        """Plays the agent's whole reply, which may be any string, and continues to the agent's next turn.
 
         Raises:
             ResetNeeded: The episode is over, or none was started.
@@ -123,22 +123,22 @@ class TextEnv(gymnasium.Env[str, str]):
             raise ResetNeeded("the episode is over, or none was started: call reset() before step()")
         match, seat = self.match, self.seat
         if match.current_player is not None:
-            match.take(seat, action)
+            match.apply_reply(seat, action)
             self._play_opponents()
         observation, info = match.view(seat)
         over = match.current_player is None
-        reward = 0.0
-        if over or match.beside_rules[seat] or self.game.pays_each_turn:
-            info["reward_terms"] = terms = match.collect(seat)
-            reward = float(sum(terms.values()))
+        terms = match.pop_reward_terms(seat)
+        if over or terms:
+            info["reward_terms"] = terms
         self._started = not over
-        return observation, reward, over, False, info
+        return observation, float(sum(terms.values())), over, False, info
 
     def _play_opponents(self) -> None:
         match, game, opponent = self.match, self.game, self._opponent
         while (player := match.current_player) is not None and player != self.seat:
             if callable(opponent):
-                match.take(player, opponent(*match.view(player)))
+                first = not match.replies[player]
+                match.apply_reply(player, opponent(*match.view(player, with_rules=first)))
             else:
                 game.apply(opponent.choose(game, self.np_random))
 

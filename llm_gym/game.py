@@ -1,4 +1,4 @@
-"""The one abstraction of the suite: the rules of one game, over text."""
+"""The abstraction that every environment is built on: the rules of one game, over text."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ import numpy as np
 
 
 class IllegalAction(ValueError):
-    """Raised by :meth:`TextGame.apply` for an action that the rules do not allow; the game is then unchanged."""
+    """Raised by :meth:`TextGame.apply` for an action that the rules do not allow. The game is then unchanged."""
 
 
-Policy = Callable[[str, dict[str, Any], np.random.Generator], str]
-"""A scripted player of one game: observation, ``info`` and a generator -> an action, not yet in a reply's format."""
+ScriptedPolicy = Callable[[str, dict[str, Any], np.random.Generator], str]
+"""A scripted player of one game: observation, ``info`` and a generator -> an action, without a reply format."""
 
 
 class TextGame:
-    """The rules of one game. Subclass it, and every view (Gymnasium, PettingZoo, HTTP) follows.
+    """The rules of one game. A subclass can be played through every interface (Gymnasium, PettingZoo, HTTP).
 
     A subclass defines :meth:`reset`, :meth:`observe`, :meth:`apply`, :meth:`returns`, and for board and card games
     :meth:`legal_actions`. All randomness comes from the generator that ``reset`` receives.
 
     Attributes:
         num_players: Number of seats, numbered from 0.
-        rules: The system text, said once at reset. It does not say how a reply is formatted: the environment adds that.
+        rules: The system message, sent once at reset. The environment adds how to format a reply.
         current_player: Whose turn it is; None once the game is over.
-        action_format: The default reply format, a key of :data:`llm_gym.parsing.FORMATS`; one a seat where they differ.
-        example: An action to show in the format's instruction, such as ``"4"``; one a seat where they differ.
+        action_format: The default reply format, a key of :data:`llm_gym.parsing.FORMATS`; a list has one per seat.
+        example: An action to show in the format's instruction, such as ``"4"``; a list has one per seat.
         reward_range: Smallest and largest return of one player in a game played by the rules.
-        pays_each_turn: True if :meth:`returns` can change before the end; otherwise it is read at the end only.
+        dense_reward: True if :meth:`returns` can change before the end; otherwise it is read at the end only.
         perfect_information: False if a player cannot see the whole state (hidden cards, simultaneous moves).
         has_chance: True if :meth:`apply` can draw from the generator.
-        players: Scripted players of this game alone, by name. They read only what a player reads.
+        players: Scripted players for this game only, by name. They read only what a player reads.
     """
 
     num_players: int = 1
@@ -43,17 +43,17 @@ class TextGame:
     action_format: str | Sequence[str] = "boxed"
     example: str | Sequence[str] = ""
     reward_range: tuple[float, float] = (-1.0, 1.0)
-    pays_each_turn: bool = False
+    dense_reward: bool = False
     perfect_information: bool = True
     has_chance: bool = False
-    players: ClassVar[dict[str, Policy]] = {}
+    players: ClassVar[dict[str, ScriptedPolicy]] = {}
 
     def reset(self, rng: np.random.Generator, options: dict[str, Any] | None = None) -> None:
         """Starts a new game. ``rng`` is the only source of randomness; keep it if later turns need chance."""
         raise NotImplementedError
 
     def observe(self, player: int) -> str:
-        """The situation ``player`` faces now. With the rules it can stand alone; it never shows others' secrets."""
+        """The situation that ``player`` faces now. With the rules it is complete; it never shows others' secrets."""
         raise NotImplementedError
 
     def legal_actions(self) -> list[str] | None:
@@ -69,7 +69,7 @@ class TextGame:
         raise NotImplementedError
 
     def returns(self) -> list[float]:
-        """What each player has earned since reset, one number a seat."""
+        """The return of each player since reset, one number per seat."""
         raise NotImplementedError
 
     def reward_terms(self, player: int) -> dict[str, float]:
@@ -77,14 +77,14 @@ class TextGame:
         return {"game": self.returns()[player]}
 
     def outcome(self, player: int) -> str:
-        """How the finished game ended for ``player``: win, loss or draw; solved or failed for a single player."""
-        earned = self.returns()[player]
+        """How the game ended for ``player``: win, loss or draw; solved or failed in a single-player game."""
+        own = self.returns()[player]
         if self.num_players == 1:
-            return "solved" if earned > 0 else "failed"
-        return "win" if earned > 0 else "loss" if earned < 0 else "draw"
+            return "solved" if own > 0 else "failed"
+        return "win" if own > 0 else "loss" if own < 0 else "draw"
 
     def info(self, player: int) -> dict[str, Any]:
-        """More that ``player`` may know, merged into the environment's ``info``."""
+        """Additional entries for the environment's ``info``; nothing that ``player`` must not know."""
         return {}
 
     def clone(self) -> TextGame:
@@ -92,7 +92,7 @@ class TextGame:
         return copy.deepcopy(self)
 
     def position(self) -> Hashable:
-        """A key of all that the rest of the game depends on: exact search visits equal positions once."""
+        """A key for everything that the rest of the game depends on: exact search visits equal positions once."""
         return self.serialize()
 
     def serialize(self) -> bytes:

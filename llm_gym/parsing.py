@@ -1,4 +1,4 @@
-"""From a reply to an action. The last match wins, and a ``<think>`` block is never read."""
+"""Extracts the action from a reply. The last match counts, and ``<think>`` blocks are ignored."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _PYTHON = {"python", "py", "python3"}
 def strip_think(reply: str) -> str:
     """The reply without its thinking.
 
-    Removes every ``<think>...</think>``; what follows an unclosed ``<think>``; and what precedes a ``</think>`` that
-    was never opened (chat templates open it in the prompt).
+    Removes every ``<think>...</think>``, what follows an unclosed ``<think>``, and what precedes a ``</think>`` without
+    ``<think>`` (some chat templates open it in the prompt).
     """
     if "think>" not in reply:
         return reply
@@ -81,14 +81,14 @@ def _tag(reply: str) -> str | None:
 
 
 def _fence(reply: str) -> str:
-    """The last fenced Python block, else the last fenced block, else the whole reply. An open fence runs on."""
+    """The last fenced Python block, else the last fenced block, else the whole reply. An open fence ends with it."""
     blocks: list[tuple[str, str]] = []
     opened: tuple[str, int] | None = None
     for line in _FENCE.finditer(reply):
         language = line[1].lower()
         if opened is not None:
             blocks.append((opened[0], reply[opened[1] : line.start()]))
-        # A fence that names Python opens a block even where the one before was left open.
+        # A fence that names Python opens a block even if the previous block was not closed.
         opened = (language, line.end() + 1) if opened is None or language in _PYTHON else None
     if opened is not None and reply[opened[1] :].strip():
         blocks.append((opened[0], reply[opened[1] :]))
@@ -101,9 +101,9 @@ class Format:
     """One way to mark the action within a reply.
 
     Attributes:
-        extract: Reply without its thinking -> the marked action, or None where nothing is marked.
+        extract: Reply without its thinking -> the marked action; None if nothing is marked.
         template: A reply that carries an action, with ``%s`` in its place.
-        instruction: What the player is told, with ``%s`` where a sample reply goes.
+        instruction: Text for the system message, with ``%s`` in place of a sample reply.
     """
 
     extract: Callable[[str], str | None]
@@ -123,18 +123,18 @@ FORMATS: dict[str, Format] = {
 def extract_action(reply: str, action_format: str) -> str | None:
     """The action that ``reply`` marks; None if it marks none (the reply is malformed).
 
-    Outer whitespace is off; ``fence`` keeps it before the code, whose first line may be indented.
+    Outer whitespace is removed, but ``fence`` keeps it before the code, whose first line may be indented.
     """
     return FORMATS[action_format].extract(strip_think(reply))
 
 
 def format_action(action: str, action_format: str) -> str:
-    """A reply that carries ``action``, as scripted players give it: ``extract_action`` gives the action back."""
+    """A reply that carries ``action``, as scripted players reply. The inverse of :func:`extract_action`."""
     return FORMATS[action_format].template % action
 
 
 def match_action(candidate: str, legal: list[str] | None) -> str | None:
-    """The one legal action that ``candidate`` means, alike but for case and spaces; None where none or several are."""
+    """The legal action equal to ``candidate`` up to case and spaces; None if there are none or several."""
     if not legal or len(candidate) > 1000:
         return None
     folded = "".join(candidate.split()).casefold()

@@ -1,4 +1,4 @@
-"""A space of strings of any length and alphabet, at home in Gymnasium's vector environments."""
+"""A space of strings of any length and alphabet, which works in Gymnasium's vector environments."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 from gymnasium.spaces import Space
 from gymnasium.vector.utils import create_shared_memory, read_from_shared_memory, write_to_shared_memory
 
-# Letters, digits, markup, several scripts, an emoji, a combining mark, a right-to-left mark: what a sample draws from.
+# What a sample draws from: letters, digits, markup, several scripts, an emoji, combining and right-to-left marks.
 SAMPLE_ALPHABET = "abcxyzABCXYZ0123456789 .,!?-_\\{}[]<>/\n\täßжЯ中文字עבر🥚\u0301\u200f"
 
 
 class Unicode(Space[str]):
-    """Every ``str``: no alphabet and no length limit, which ``gymnasium.spaces.Text`` both needs.
+    """Every ``str``. Unlike ``gymnasium.spaces.Text`` it has no alphabet and no length limit.
 
     Batched, it is a ``Tuple`` of itself, so vector environments return tuples of strings.
     """
@@ -57,10 +57,10 @@ def _remove(folder: str, owner: int) -> None:
 
 
 class TextChannel:
-    """Where worker processes leave their latest string: one file each, read by the parent after the worker reports.
+    """The latest string of each worker process: one file per worker, read by the parent after the worker reports.
 
-    ``AsyncVectorEnv`` asks for "shared memory" by default. Memory of a fixed size cannot hold text of any length;
-    files can, and a path pickles under every start method.
+    ``AsyncVectorEnv`` asks for shared memory by default, whose size is fixed. Files hold text of any length, and their
+    paths can be pickled under every start method.
     """
 
     def __init__(self, n: int) -> None:
@@ -83,7 +83,7 @@ class TextChannel:
 
 
 class LatestTexts(Sequence[str]):
-    """The workers' latest strings, read when looked at. A deep copy, which vector environments hand out, is a tuple."""
+    """The workers' latest strings, read on access. A deep copy, as vector environments return it, is a tuple."""
 
     def __init__(self, channel: TextChannel) -> None:
         self.channel = channel
@@ -93,9 +93,6 @@ class LatestTexts(Sequence[str]):
 
     def __getitem__(self, index: Any) -> Any:
         return tuple(self)[index] if isinstance(index, slice) else self.channel.read(range(len(self))[index])
-
-    def __iter__(self) -> Iterator[str]:
-        return (self.channel.read(i) for i in range(len(self)))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> tuple[str, ...]:
         return tuple(self)

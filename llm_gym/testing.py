@@ -1,4 +1,4 @@
-"""The suite's own checks, for any text environment: ``check_text_env("mine/Env-v0")``."""
+"""Conformance checks for any text environment: ``check_text_env("mine/Env-v0")``."""
 
 from __future__ import annotations
 
@@ -8,40 +8,28 @@ import io
 import math
 import pickle
 import random
+from itertools import islice
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.utils.env_checker import check_env
 
+from llm_gym.opponents.scripted import play_scripted
 from llm_gym.parsing import FORMATS, extract_action, format_action
 
 JUNK = (
-    "",
-    " ",
-    "\x00",
-    "\ud800",
-    "\u202e\u200f",
-    "²",
-    "[",
-    "<answer>",
-    "```",
-    "<think>",
-    "}" * 99,
-    "🥚" * 40,
-    "x" * 1_000_000,
-    "\\boxed{",
-    "\\boxed{\\boxed{}}",
-    "\\boxed{no such action}",
-    "\\boxed{1}\\boxed{2}",
-    "\\boxed{²}",
+    *("", " ", "\x00", "\ud800", "\u202e\u200f", "²", "[", "<answer>", "```", "<think>"),
+    *("}" * 99, "🥚" * 40, "x" * 1_000_000),
+    *("\\boxed{", "\\boxed{\\boxed{}}", "\\boxed{no such action}", "\\boxed{1}\\boxed{2}", "\\boxed{²}"),
 )
+"""Replies that no environment may fail on."""
 PARSES = {"ok", "malformed", "illegal"}
 OUTCOMES = {"win", "loss", "draw", "invalid", "solved", "failed"}
 
 
 class TextEnvError(AssertionError):
-    """An environment breaks the contract of text environments; the message says which part and how."""
+    """An environment breaks the contract of text environments. The message says which part and how."""
 
 
 def _require(holds: bool, message: str) -> None:
@@ -50,17 +38,18 @@ def _require(holds: bool, message: str) -> None:
 
 
 def check_text_env(env: str | gymnasium.Env[str, str], episodes: int = 20, seed: int = 0, max_turns: int = 500) -> None:
-    """Checks that ``env`` keeps to the contract of text environments, beyond Gymnasium's ``check_env``.
+    """Checks that ``env`` keeps the contract of text environments, beyond Gymnasium's ``check_env``.
 
-    Strings in and out; ``info`` complete and true; ``reward_terms`` that add up to the reward, and rewards to the
-    return, within ``env.reward_range`` if it has one; seeds that fix an episode whatever was played before; no reply
-    that raises; nothing printed; the global random state untouched; pickled and deep copies that play on alike.
+    Observations and actions are strings; ``info`` is complete and correct; ``reward_terms`` add up to the reward, and
+    rewards to the return, which lies in ``env.reward_range`` if there is one; a seed fixes an episode, whatever was
+    played before; no reply raises; nothing is printed; the global random state is not used; pickled and deep copies
+    continue alike.
 
     Args:
         env: An id, or an environment that was not reset yet.
-        episodes: How many episodes of random legal replies are played; every other one has junk among them.
+        episodes: Number of episodes of random legal replies. Every other episode has junk among them.
         seed: The first seed.
-        max_turns: Episodes are cut after this many turns.
+        max_turns: An episode is stopped after this many turns.
 
     Raises:
         TextEnvError: The first breach that was found.
@@ -91,7 +80,7 @@ def check_text_env(env: str | gymnasium.Env[str, str], episodes: int = 20, seed:
 
 
 def random_reply(info: dict[str, Any], rng: random.Random, action_format: str = "boxed", junk: float = 0.0) -> str:
-    """A random legal reply, or with probability ``junk`` (and where legal actions cannot be listed) any string."""
+    """A random legal reply; with probability ``junk``, or where legal actions cannot be listed, an element of JUNK."""
     if info["legal_actions"] and rng.random() >= junk:
         return format_action(rng.choice(info["legal_actions"]), action_format)
     return rng.choice(JUNK)
@@ -102,7 +91,7 @@ def _global_random_state() -> tuple[Any, bytes]:
 
 
 class _Check:
-    """Plays one environment and checks every step of it."""
+    """Plays an environment and checks every step."""
 
     def __init__(self, env: gymnasium.Env[str, str], max_turns: int) -> None:
         self.env = env
@@ -110,18 +99,18 @@ class _Check:
 
     @property
     def action_format(self) -> str:
-        """The format of the seat that the agent has now."""
+        """The reply format of the agent's current seat."""
         return getattr(self.env.unwrapped, "action_format", "boxed")
 
     def episode(self, seed: int) -> list[Any]:
-        """Plays one episode, with junk where ``seed`` is odd; returns all that was seen."""
-        trace: list[Any] = [copy.deepcopy(self.reset(seed))]
-        rng = random.Random(seed)
-        for _ in range(self.max_turns):
-            if self.over:
-                break
-            reply = random_reply(self.info, rng, self.action_format, junk=0.3 * (seed % 2))
-            trace.append(copy.deepcopy(self.step(reply)))
+        """Plays one episode, with junk if ``seed`` is odd; returns everything that was observed."""
+        start = self.reset(seed)
+        trace: list[Any] = [copy.deepcopy(start)]
+        if self.info.get("outcome") is not None:  # over before the agent's first turn: the first step says so
+            trace.append(copy.deepcopy(self.step("")))
+        rng, junk = random.Random(seed), 0.3 * (seed % 2)
+        steps = play_scripted(self, lambda _, info: random_reply(info, rng, self.action_format, junk), start)
+        trace += map(copy.deepcopy, islice(steps, self.max_turns))
         return trace
 
     def reset(self, seed: int) -> tuple[str, dict[str, Any]]:
@@ -148,7 +137,7 @@ class _Check:
         return observation, reward, terminated, truncated, self.info
 
     def copies(self, seed: int, turns: int) -> None:
-        """A pickled and a deep copy, taken after ``turns`` turns, must play on exactly as the original."""
+        """A pickled and a deep copy, made after ``turns`` turns, must continue exactly as the original does."""
         rng = random.Random(seed)
         self.reset(seed)
         for _ in range(turns):
@@ -190,7 +179,7 @@ class _Check:
         )
 
     def _check_parse(self, reply: str, before: dict[str, Any]) -> None:
-        """``info['parse']`` tells the truth about ``reply``, as far as the rules need not be known for it."""
+        """``info['parse']`` is right about ``reply``, as far as that can be known without the rules."""
         if before.get("outcome") is not None:  # the game was over before the reply
             return
         action, parse = extract_action(reply, self.action_format), self.info["parse"]

@@ -10,7 +10,7 @@ from gymnasium.error import DependencyNotInstalled
 
 from algos.cluster.offline import VARIABLES, exports, go_offline
 from algos.errors import ConfigError, die
-from llm_gym.games.mbpp.dataset import PATH_VARIABLE, Task, read_tasks
+from llm_gym.games.mbpp.dataset import PATH_VARIABLE, MbppTask, read_tasks
 from llm_gym.opponents.nash import cache_folder
 
 MBPP = {"mbpp": "hub", "mbpp:sanitized": "hub:sanitized"}
@@ -68,7 +68,7 @@ def fetch_mbpp(name: str) -> dict[str, str]:
     return {PATH_VARIABLE: str(path.absolute())}
 
 
-def write_tasks(path: Path, tasks: Iterable[Task]) -> None:
+def write_tasks(path: Path, tasks: Iterable[MbppTask]) -> None:
     """Writes tasks as lines that :func:`~llm_gym.games.mbpp.dataset.read_tasks` reads as the same tasks."""
     records = [
         {

@@ -65,7 +65,7 @@ class RunningGame:
             answer = self.answers[seat]
             if answer is None:
                 return
-            self.match.take(seat, answer(self.rng))
+            self.match.apply_reply(seat, answer(self.rng))
         first, second = self.match.returns()
         self.pairing.points = 0.5 + 0.5 * float(np.sign(first - second))
 
@@ -74,8 +74,7 @@ class RunningGame:
         """The rules and the situation, as a model to move sees them."""
         seat = self.match.current_player
         assert seat is not None
-        observation = self.match.view(seat)[0]
-        return [{"role": "system", "content": self.match.systems[seat]}, {"role": "user", "content": observation}]
+        return self.match.prompt(seat)
 
 
 def round_robin(games: Sequence[EnvKey], players: int, rounds: int, seed: int = 0) -> list[Pairing]:
@@ -106,7 +105,7 @@ def play_all(
                 prompts = [player.chat.first(board.prompt) for board in own]
                 samples = player.engine.generate(prompts, temperature, generators[number])
                 for board, sample in zip(own, samples, strict=True):
-                    board.match.take(board.match.current_player or 0, player.chat.decode(sample.ids))
+                    board.match.apply_reply(board.match.current_player or 0, player.chat.decode(sample.ids))
                     board.play_on()
 
 

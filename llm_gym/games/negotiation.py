@@ -20,7 +20,7 @@ _HELD = re.compile("hold ([0-9]+) wood and ([0-9]+) gold")
 _OFFERED = re.compile("^They offer ([0-9]+) (wood|gold) for ([0-9]+) (?:wood|gold) of yours", re.MULTILINE)
 
 Trade = tuple[int, int, int]
-"""Amount given, which good (an index of GOODS), and the amount asked of the other good, as its proposer sees it."""
+"""The proposer's view of an offer: amount given, which good (an index of GOODS), amount asked of the other good."""
 
 
 @lru_cache(maxsize=1024)
@@ -37,7 +37,7 @@ def _offers(wood: int, gold: int, their_wood: int, their_gold: int) -> list[str]
 
 
 def greedy(observation: str, info: dict[str, Any], rng: np.random.Generator | None = None) -> str:
-    """Accepts whatever gains; offers its cheaper good for more of the dearer one, asking less from turn to turn."""
+    """Accepts any gain; offers the good it values less for more of the other, and asks less from turn to turn."""
     worth = [int(value) for value in _WORTH.findall(observation)[0]]
     mine, theirs = [[int(held) for held in both] for both in _HELD.findall(observation)]
     offered = _OFFERED.search(observation)
@@ -57,8 +57,8 @@ class Negotiation(TextGame):
     """Negotiation, ``llmgym/Negotiation-v0``: two players trade wood and gold, which they value differently.
 
     ## Observation
-    What both hold, what the goods are worth to the player (never what they are worth to the other), the offers so far
-    and the one on the table::
+    What both hold, what the goods are worth to the player (not to the other player), the offers so far and the one on
+    the table::
 
         You are player 1. Turn 2 of 10.
         To you 1 wood is worth 15, 1 gold 5. Your goods have gained 0 in value.
@@ -71,11 +71,11 @@ class Negotiation(TextGame):
     is on the table, ``pass`` while there is none. Any other action takes the offer off the table.
 
     ## Reward
-    At the end +1 to the player whose goods gained more in value by that player's own values, -1 to the other; 0 to both
-    if they gained alike. ``info["gain"]`` is the player's own gain, at the end ``info["gains"]`` both players'.
+    At the end +1 to the player whose goods gained more value, each by their own values, and -1 to the other; 0 to both
+    if they gained the same. ``info["gain"]`` is the player's own gain; at the end ``info["gains"]`` has both.
 
     ## Start and end
-    Both hold 10 wood and 10 gold, and seat 0 begins. The game ends after ``max_turns`` actions, both players' together.
+    Both hold 10 wood and 10 gold, and seat 0 begins. The game ends after ``max_turns`` actions in all.
 
     ## Arguments
     ``max_turns``: 10 by default. ``values``: ``opposite`` (to seat 0 a wood is worth 5 and a gold 15, to seat 1 the
@@ -112,7 +112,7 @@ class Negotiation(TextGame):
         self.current_player: int | None = 0
 
     def gain(self, player: int) -> int:
-        """By how much the player's goods have gained, by the player's own values."""
+        """How much value the player's goods have gained, by the player's own values."""
         return sum(value * (held - START) for value, held in zip(self.values[player], self.holdings[player]))
 
     def observe(self, player: int) -> str:
@@ -159,7 +159,7 @@ class Negotiation(TextGame):
         self.current_player = 1 - player if len(self.history) < self.max_turns else None
 
     def _read_offer(self, player: int, action: str) -> Trade | None:
-        """The trade that ``action`` offers, or None if it is no offer that both could keep."""
+        """The trade that ``action`` offers; None if it is no offer, or one that the players cannot afford."""
         offer = _OFFER.fullmatch(action)
         if offer is None or offer[2] == offer[4]:
             return None

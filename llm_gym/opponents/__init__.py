@@ -1,4 +1,4 @@
-"""Who sits in the other seats.
+"""Scripted players for the other seats.
 
 ``opponent`` is a callable ``(observation, info) -> reply``, or a name, with settings in brackets where wanted:
 
@@ -22,50 +22,19 @@ import re
 from typing import Any
 
 from llm_gym.game import TextGame
-from llm_gym.opponents.simple import First, Player, Random, Reader, Reply
+from llm_gym.opponents.simple import OpponentFn, Player, PolicyPlayer
 
-__all__ = [
-    "ISMCTS",
-    "MCTS",
-    "PLAYERS",
-    "First",
-    "Minimax",
-    "Nash",
-    "Player",
-    "Random",
-    "Reader",
-    "Reply",
-    "make_player",
-    "minimax_value",
-    "nash_table",
-]
+__all__ = ["PLAYERS", "OpponentFn", "Player", "make_player"]
 
 PLAYERS: dict[str, str] = {
-    "random": "Random",
-    "first": "First",
-    "minimax": "Minimax",
-    "mcts": "MCTS",
-    "ismcts": "ISMCTS",
-    "nash": "Nash",
+    "random": "simple:Random",
+    "first": "simple:First",
+    "minimax": "minimax:Minimax",
+    "mcts": "search:MCTS",
+    "ismcts": "search:ISMCTS",
+    "nash": "nash:Nash",
 }
-"""Name of a scripted player -> its class here."""
-_LATER = {
-    "Minimax": "minimax",
-    "minimax_value": "minimax",
-    "MCTS": "search",
-    "ISMCTS": "search",
-    "Nash": "nash",
-    "nash_table": "nash",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Loads what needs OpenSpiel's wrapper when it is first asked for, which keeps ``import llm_gym`` quick."""
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
-
-
+"""Name of a scripted player -> the module in this folder and the class in it, imported when a player is made."""
 _CALL = re.compile(r"\s*(\w+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
 
@@ -78,11 +47,12 @@ def make_player(name: str, game: TextGame) -> Player:
     call = _CALL.fullmatch(name) if isinstance(name, str) else None
     kind = call[1] if call else ""
     if call and kind in game.players and call[2] is None:
-        return Reader(game.players[kind])
+        return PolicyPlayer(game.players[kind])
     if call is None or kind not in PLAYERS:
         named = ", ".join([*PLAYERS, *game.players])
         raise ValueError(f"opponent must be one of {named} or a callable (observation, info) -> reply, not {name!r}")
-    maker: Any = globals().get(PLAYERS[kind]) or __getattr__(PLAYERS[kind])
+    module, _, class_name = PLAYERS[kind].partition(":")
+    maker: Any = getattr(importlib.import_module(f"{__name__}.{module}"), class_name)
     try:
         values, named_values = _read_settings(call[2] or "")
         inspect.signature(maker).bind(game, *values, **named_values)

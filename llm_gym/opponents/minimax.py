@@ -7,36 +7,26 @@ from collections.abc import Hashable
 import numpy as np
 
 from llm_gym.game import TextGame
-from llm_gym.opponents.simple import Random, opening
+from llm_gym.opponents.simple import Random, initial_state
 
 MAX_POSITIONS = 50_000
-"""A game with more positions is refused."""
+"""Games with more positions are refused."""
 MAX_MOVES = 200
-"""So is a game with more moves: its depth would exhaust Python's stack."""
+"""Games with longer lines of play are refused: the recursion would exhaust Python's stack."""
 
-# Exact values are pure functions of a position, so every minimax player of the process shares them.
+# The exact value depends on the position alone, so all minimax players in the process share this table.
 _VALUES: dict[tuple[type[TextGame], Hashable], float] = {}
 
 
-class _TooLarge(Exception):
-    pass
-
-
 def minimax_value(game: TextGame) -> float:
-    """The value of ``game`` to player 0 when both play perfectly.
+    """The value of ``game`` to player 0 under perfect play, for two-player zero-sum games of perfect information.
 
-    For two players, zero sum, no chance, nothing hidden. Every position reachable from here is visited once and kept.
+    Visits each position that can be reached from here once, and remembers its value.
 
     Raises:
-        ValueError: More than :data:`MAX_POSITIONS` positions or :data:`MAX_MOVES` moves would have to be looked at.
+        ValueError: There are more than :data:`MAX_POSITIONS` positions, or lines of more than :data:`MAX_MOVES` moves.
     """
-    try:
-        return _solve(game, [MAX_POSITIONS], MAX_MOVES)
-    except _TooLarge:
-        raise ValueError(
-            f"minimax cannot solve this {type(game).__name__}: it has more than {MAX_POSITIONS:,} positions or "
-            f"{MAX_MOVES} moves; use mcts"
-        ) from None
+    return _solve(game, [MAX_POSITIONS], MAX_MOVES)
 
 
 def _solve(game: TextGame, positions_left: list[int], moves_left: int) -> float:
@@ -47,7 +37,10 @@ def _solve(game: TextGame, positions_left: list[int], moves_left: int) -> float:
     if value is None:
         positions_left[0] -= 1
         if positions_left[0] < 0 or moves_left == 0:
-            raise _TooLarge
+            raise ValueError(
+                f"minimax cannot solve this {type(game).__name__}: it has more than {MAX_POSITIONS:,} positions or "
+                f"{MAX_MOVES} moves; use mcts"
+            )
         best = max if game.current_player == 0 else min
         value = best(_solve(child, positions_left, moves_left - 1) for _, child in _children(game))
         _VALUES[key] = value
@@ -64,10 +57,11 @@ def _children(game: TextGame) -> list[tuple[str, TextGame]]:
 
 
 class Minimax:
-    """Plays perfectly; among equally good actions it picks at random. It solves the game when it is made.
+    """Plays perfectly and picks at random among equally good actions. The constructor solves the game.
 
     Args:
-        epsilon: Each of its moves is a random legal one with this probability: an opponent between perfect and random.
+        game: The game to be played.
+        epsilon: Probability with which a move is a random legal one: between perfect play (0) and random play (1).
     """
 
     def __init__(self, game: TextGame, epsilon: float = 0.0) -> None:
@@ -75,9 +69,9 @@ class Minimax:
             raise ValueError(f"minimax: epsilon must be a probability, from 0 to 1, not {epsilon!r}")
         if game.num_players != 2 or game.has_chance or not game.perfect_information:
             raise ValueError(f"minimax needs two players, no chance and nothing hidden; {type(game).__name__} differs")
-        if opening(game).legal_actions() is None:
+        if initial_state(game).legal_actions() is None:
             raise ValueError(f"minimax needs a game that lists its legal actions; {type(game).__name__} does not")
-        minimax_value(opening(game))
+        minimax_value(initial_state(game))
         self.epsilon, self._at_random = epsilon, Random(game)
 
     def choose(self, game: TextGame, rng: np.random.Generator) -> str:

@@ -1,4 +1,4 @@
-"""Equilibrium play in Kuhn and Leduc poker, from a table that is computed on first use and kept in a file."""
+"""Equilibrium play in Kuhn and Leduc poker, from a table that is computed on first use and cached in a file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class NashTable:
 
     Attributes:
         policy: Information-state string -> OpenSpiel's actions and their probabilities.
-        nash_conv: What the two players together could gain by best responses; 0 in an equilibrium.
+        nash_conv: Sum of what each player gains by a best response to the policy; 0 in an equilibrium.
     """
 
     policy: dict[str, list[tuple[int, float]]]
@@ -39,7 +39,7 @@ class NashTable:
 class Nash:
     """Plays a mixed strategy close to a Nash equilibrium of Kuhn or Leduc poker for two players.
 
-    The table is kept in ``$LLM_GYM_CACHE``, by default ``~/.cache/llm_gym``.
+    The table is cached in ``$LLM_GYM_CACHE``, by default ``~/.cache/llm_gym``.
 
     Args:
         game: The game to be played.
@@ -68,7 +68,7 @@ class Nash:
 
 @functools.lru_cache(maxsize=16)
 def nash_table(game: str, iterations: int) -> NashTable:
-    """The table for OpenSpiel's ``game`` after so many iterations of CFR+: from its file, or computed and filed."""
+    """The table for OpenSpiel's ``game`` after ``iterations`` of CFR+: read from its file, or computed and written."""
     path = cache_folder() / f"nash-{hashlib.sha256(f'{game} {iterations}'.encode()).hexdigest()[:16]}.json"
     try:
         kept = json.loads(path.read_text())
@@ -80,7 +80,7 @@ def nash_table(game: str, iterations: int) -> NashTable:
 
 
 def cache_folder() -> Path:
-    """Where computed tables are kept."""
+    """The folder of computed tables."""
     named = os.environ.get("LLM_GYM_CACHE")
     return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "llm_gym"
 
@@ -103,7 +103,7 @@ def _compute(name: str, iterations: int) -> dict[str, Any]:
 
 
 def _write(path: Path, kept: dict[str, Any]) -> None:
-    """Files ``kept`` in one stroke, so that nobody reads half of it; a folder that cannot be written is no harm."""
+    """Writes the file atomically, so that no reader sees part of it. A folder that cannot be written is ignored."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:

@@ -1,4 +1,4 @@
-"""Draws what a player cannot know anew, in games for which OpenSpiel has no such draw of its own."""
+"""Resamples what a player cannot know, for games in which OpenSpiel cannot do so."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHANCE = -1
 
 
 def can_redraw(game: OpenSpiel) -> bool:
-    """True for liar's dice, and where only the moves that others have just made at the same time are hidden."""
+    """True for liar's dice, and for games that hide nothing but the other players' simultaneous moves."""
     kind, hidden = innermost(game.spiel_game)[0].get_type(), import_pyspiel().GameType.Information
     return kind.short_name in HIDDEN_DICE or (
         game.spiel_game.get_type().short_name == "turn_based_simultaneous_game"
@@ -23,10 +23,10 @@ def can_redraw(game: OpenSpiel) -> bool:
 
 
 def redraw(state: Any, player: int, rng: random.Random) -> Any:
-    """A random state that ``player``, who is to move, cannot tell from ``state``; see :func:`can_redraw` for the games.
+    """A random state that ``player``, who is to move, cannot distinguish from ``state``; :func:`can_redraw` must hold.
 
-    Dice are drawn again until the player sees what was seen; moves that others made in the same round are drawn from
-    their legal ones.
+    Dice are rolled again until the player's information state is the same. Moves that others made in the same round are
+    replaced by random legal ones.
     """
     game = state.get_game()
     dice = innermost(game)[0].get_type().short_name in HIDDEN_DICE

@@ -19,7 +19,7 @@ RESAMPLED = frozenset(
     {"bargaining", "blackjack", "euchre", "gin_rummy", "hearts", "kuhn_poker", "leduc_poker", "oh_hell"}
     | {"universal_poker"}
 )
-"""Games of which OpenSpiel draws anew what a player cannot know. In others it may hand out the true state instead."""
+"""Games in which OpenSpiel resamples what a player cannot know. In others it may return the true state instead."""
 
 
 def _check_strength(**settings: int) -> None:
@@ -31,11 +31,11 @@ def _check_strength(**settings: int) -> None:
 class MCTS:
     """Monte-Carlo tree search by UCT (Kocsis and Szepesvari, 2006) with random rollouts.
 
-    It looks at the whole state, so it plays only games that hide nothing; and chance only within OpenSpiel's games.
+    It reads the whole state, so it plays only games of perfect information, and games of chance only from OpenSpiel.
 
     Args:
         game: The game to be played.
-        simulations: Simulations a move.
+        simulations: Simulations per move.
         rollouts: Random games played out from each new state.
         uct_c: Weight of exploration.
     """
@@ -72,8 +72,8 @@ class MCTS:
         return max(root.children, key=lambda action: root.children[action].visits)
 
     def _simulate(self, root: _Branch, game: TextGame, rng: np.random.Generator) -> None:
-        """Walks down to a new state of ``game``, plays it out at random, and tells the way what came of it."""
-        way, movers, branch = [root], [0], root
+        """One simulation: walks to a new state of ``game``, plays it out at random, and backs up the returns."""
+        path, movers, branch = [root], [0], root
         while (player := game.current_player) is not None:
             movers.append(player)
             new = bool(branch.untried)
@@ -82,11 +82,11 @@ class MCTS:
             if new:
                 branch.children[action] = _Branch(game)
             branch = branch.children[action]
-            way.append(branch)
+            path.append(branch)
             if new:
                 break
         returns = self._play_out(game, rng)
-        for branch, mover in zip(way, movers):
+        for branch, mover in zip(path, movers):
             branch.visits += 1
             branch.total += returns[mover]
 
@@ -102,7 +102,7 @@ class MCTS:
 
 
 class _Branch:
-    """A state in the search tree; ``total`` is what the player who moved here earned over the visits."""
+    """A state in the search tree. ``total`` sums the returns, over all visits, of the player who moved here."""
 
     __slots__ = ("children", "total", "untried", "visits")
 
@@ -127,12 +127,12 @@ class _Branch:
 class ISMCTS:
     """Information-set MCTS (Cowling, Powley and Whitehouse, 2012): OpenSpiel's bot, for games with hidden information.
 
-    Before each simulation it replaces what the player cannot know by a random draw that fits what the player has seen,
-    so it never looks at hidden cards. For OpenSpiel's games that can make such draws.
+    Before each simulation it resamples what the player cannot know, consistently with what the player has seen, so it
+    never uses hidden cards. For those games of OpenSpiel in which this can be resampled.
 
     Args:
         game: The game to be played.
-        simulations: Simulations a move.
+        simulations: Simulations per move.
         rollouts: Random games played out from each new state.
         uct_c: Weight of exploration, for returns of the order of 1.
     """
@@ -146,14 +146,14 @@ class ISMCTS:
         self.simulations, self.rollouts, self.uct_c = simulations, rollouts, uct_c
         self.redraws = can_redraw(game)
         if not self.redraws and game.spiel_game.get_type().short_name not in RESAMPLED:
-            raise ValueError("ismcts cannot draw anew what this game hides: use random")
+            raise ValueError("ismcts cannot resample what this game hides: use random")
 
     def choose(self, game: TextGame, rng: np.random.Generator) -> str:
         assert isinstance(game, OpenSpiel)
         return game.action_name(self._bot(game, int(rng.integers(2**31 - 1))).step(game.state))
 
     def _bot(self, game: OpenSpiel, seed: int) -> Any:
-        """OpenSpiel's bot in Python; the one in C++ plays differently from process to process, whatever its seed."""
+        """OpenSpiel's bot in Python; the one in C++ plays differently from process to process with the same seed."""
         ismcts = importlib.import_module("open_spiel.python.algorithms.ismcts")
         by_observation = not game.spiel_game.get_type().provides_information_state_string
         bot = ismcts.ISMCTSBot(
@@ -169,13 +169,13 @@ class ISMCTS:
         draws = random.Random(seed)
         if self.redraws:
             bot.set_resampler(lambda state, player: redraw(state, player, draws))
-        else:  # the bot's own way of asking for it draws from a generator that cannot be seeded
+        else:  # the bot's default resampler draws from a generator that cannot be seeded
             bot.set_resampler(lambda state, player: state.resample_from_infostate(player, draws.random))
         return bot
 
 
 class _Rollouts:
-    """What random play from a state earns, on average: OpenSpiel's evaluator, four times as fast."""
+    """The mean return of random play from a state: OpenSpiel's evaluator, four times as fast."""
 
     def __init__(self, rollouts: int, seed: int) -> None:
         self.rollouts, self.rng = rollouts, random.Random(seed)

@@ -1,4 +1,4 @@
-"""What a scripted player is, and those that need no thought."""
+"""The interface of scripted players, and the simplest of them."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from llm_gym.game import Policy, TextGame
+from llm_gym.game import ScriptedPolicy, TextGame
 
-Reply = Callable[[str, dict[str, Any]], str]
-"""A player as a callable: the observation and the ``info`` of its seat in, the whole reply out."""
+OpponentFn = Callable[[str, dict[str, Any]], str]
+"""A player as a callable: observation and ``info`` of its seat -> the whole reply."""
 
 
 class Player(Protocol):
-    """A scripted player: it looks at the game itself and names a legal action for the player to move.
+    """A scripted player: it reads the game's state and chooses a legal action for the player to move.
 
-    Its constructor takes the game, which may not have been reset yet, and its settings; it raises ``ValueError`` for a
+    Its constructor takes the game, which may not have been reset yet, and its settings. It raises ``ValueError`` for a
     game that it cannot play.
     """
 
     def choose(self, game: TextGame, rng: np.random.Generator) -> str: ...
 
 
-def opening(game: TextGame) -> TextGame:
-    """A state of ``game`` to look at before it is played: as it stands, or where it was not reset, some first state."""
+def initial_state(game: TextGame) -> TextGame:
+    """A state in which ``game`` can be inspected: the current one; an arbitrary initial state if it was not reset."""
     if game.current_player is not None:
         return game
     twin = copy.deepcopy(game)
@@ -34,8 +34,8 @@ def opening(game: TextGame) -> TextGame:
 
 
 def require_listed_actions(game: TextGame, player: str) -> None:
-    """Raises ValueError where legal actions cannot be listed (nothing is asked of a game without opponents)."""
-    if game.num_players > 1 and opening(game).legal_actions() is None:
+    """Raises ValueError where legal actions cannot be listed. A single-player game needs no opponent, so it passes."""
+    if game.num_players > 1 and initial_state(game).legal_actions() is None:
         raise ValueError(f"{player} needs a game that lists its legal actions; {type(game).__name__} does not")
 
 
@@ -69,10 +69,10 @@ class First:
         return _legal(game, self)[0]
 
 
-class Reader:
-    """One of a game's own scripted players (:attr:`TextGame.players`): it is shown what a player reads, no more."""
+class PolicyPlayer:
+    """One of a game's own scripted players (:attr:`TextGame.players`): it reads only what any player reads."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: ScriptedPolicy) -> None:
         self.policy = policy
 
     def choose(self, game: TextGame, rng: np.random.Generator) -> str:

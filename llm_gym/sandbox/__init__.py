@@ -1,4 +1,4 @@
-"""Runs Python nobody trusts: `run` one program, `Pool` for many, `run_tests` to grade one, `probe` for what holds."""
+"""Runs untrusted Python: `run` for one program, `Pool` for many, `run_tests` to grade one, `probe` for the layers."""
 
 from llm_gym.sandbox.grading import Grade, Verdict, run_tests
 from llm_gym.sandbox.pool import Pool, Program, run, shared_pool

@@ -1,4 +1,4 @@
-"""Many programs at once, on warm servers that are started when they are first needed."""
+"""Runs many programs at once, on warm servers that start when they are first needed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import NamedTuple
 
-from llm_gym.sandbox.inside import wire
 from llm_gym.sandbox.results import Isolation, Limits, Result
 from llm_gym.sandbox.warm import ServerDied, ServerSettings, WarmServer
+from llm_gym.sandbox.worker import wire
 
 # What programs of this kind import most. A module takes a fifth of a microsecond a page from every program, and saves
 # what importing it takes: `dataclasses`, which brings `inspect`, is worth it where one program in 150 uses it.
@@ -39,20 +39,20 @@ _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
 
 class Pool:
-    """Runs programs nobody trusts, several at once, each in a process of its own that a warm server forks.
+    """Runs untrusted programs, several at once, each in its own process, which a warm server forks.
 
     Safe to use from several threads. A process forked while a pool exists gets servers of its own when it first uses
     the pool. Servers end with the pool, and with the process that owns it, however that ends.
 
     Args:
         workers: How many programs run at once.
-        limits: For programs that bring none. Other programs may bring tighter ones, and any time.
+        limits: For programs that bring none. A program may bring tighter sizes, and any times.
         isolation: `full`: namespaces, Landlock and seccomp, or SandboxUnavailable. `container`: Landlock and seccomp,
             where a container allows no namespaces, or SandboxUnavailable. `best_effort`: whichever of these hold here;
             `layers` says which.
         preload: Modules to import once, before the first program. Installed packages are visible to programs only if
             named here.
-        hash_seed: PYTHONHASHSEED of programs that bring none. Every seed in use has servers of its own.
+        hash_seed: PYTHONHASHSEED of programs that bring none. Every seed in use has its own servers.
         temporary_bytes: Size of the /tmp a program gets, empty, for itself.
         interpreter: The Python that runs the programs; this one, unless given.
     """
@@ -108,7 +108,7 @@ class Pool:
         """Run one program and wait for it.
 
         Raises:
-            SandboxUnavailable: The isolation that was asked for cannot be had here.
+            SandboxUnavailable: The requested isolation is not available here.
         """
         return self._execute(_encoded(program), _encoded(stdin), limits, hash_seed, wire.RUN)[0]
 
@@ -164,7 +164,7 @@ class Pool:
                     raise
                 self._put_back(seed, server)
                 return outcome
-        # It took two servers with it, which only the kernel's out-of-memory killer or a user can do.
+        # Two servers died with it, which only the kernel's out-of-memory killer or a user can cause.
         return Result("killed", "", "", 0.0, 0.0, 0, signal="SIGKILL"), b""
 
     def _server(self, seed: int) -> WarmServer:
@@ -185,7 +185,7 @@ class Pool:
         server.close()
 
     def let_servers_go(self) -> None:
-        """Keep no server warm from now on: the idle ones end now, those at work after their program."""
+        """Keep no server warm from now on: idle servers end now, busy ones after their program."""
         with self._lock:
             self._keep = False
             servers = [server for idle in self._idle.values() for server in idle]
@@ -212,7 +212,7 @@ class Pool:
 
 
 def _encoded(text: str | bytes) -> bytes:
-    # A lone surrogate goes through as it is: the compiler, or the program that reads it, refuses it.
+    # A lone surrogate is passed on: the compiler, or the program that reads it, refuses it.
     return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
 
 
@@ -250,13 +250,13 @@ def run(
     """Run one program on a pool that this process keeps warm. See `Pool` for the arguments.
 
     Raises:
-        SandboxUnavailable: The isolation that was asked for cannot be had here.
+        SandboxUnavailable: The requested isolation is not available here.
     """
     return shared_pool(isolation, limits).run(program, stdin, limits, hash_seed)
 
 
 def _begin_in_forked_process() -> None:
-    """Its locks may be held by threads that the fork left behind, its servers are the other process's."""
+    """Threads that the fork did not copy may hold the locks, and the servers belong to the parent."""
     global _shared_lock
     _shared_lock = threading.Lock()
     for pool in list(_pools):

@@ -1,4 +1,4 @@
-"""Which layers of the sandbox hold on this machine, each really tried."""
+"""Tests which layers of the sandbox work on this machine, by trying each of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from llm_gym.sandbox.pool import Pool
 from llm_gym.sandbox.results import Isolation, SandboxUnavailable
-from llm_gym.sandbox.warm import inside
+from llm_gym.sandbox.warm import worker_command
 
 # Each line is something that a program must not be able to do.
 _ESCAPES = """
@@ -32,7 +32,7 @@ class Layer:
     Attributes:
         name: What it is called.
         holds: Whether it works here.
-        detail: What was seen, or what the kernel said.
+        detail: What was observed, or the kernel's error.
     """
 
     name: str
@@ -60,7 +60,7 @@ def probe() -> list[Layer]:
 
 
 def _single_layers() -> list[Layer]:
-    command = [sys.executable, *inside("probing", "")]
+    command = [sys.executable, *worker_command("probing", "")]
     answer = subprocess.run(  # noqa: S603 - the arguments are all our own
         command, env={}, capture_output=True, text=True, timeout=60, cwd=os.sep
     )

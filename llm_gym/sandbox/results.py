@@ -1,4 +1,4 @@
-"""What a program may use, and what came of it."""
+"""The limits of a program, and its result."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import signal
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from llm_gym.sandbox.inside import wire
+from llm_gym.sandbox.worker import wire
 
 Status = Literal["ok", "syntax_error", "runtime_error", "timeout", "memory", "output_limit", "killed"]
 Isolation = Literal["full", "container", "best_effort"]
 
 
 class SandboxUnavailable(RuntimeError):
-    """The sandbox that was asked for cannot be had here; the message names the layer that is missing."""
+    """The requested isolation is not available here. The message names the missing layer."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +60,19 @@ class Limits:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one program.
+    """The result of one program.
 
     Attributes:
         status: `ok`: it ended with exit status 0. `syntax_error`: the compiler refused it, nothing ran.
             `runtime_error`: it ended with another exit status, an uncaught exception or `sys.exit(1)` alike. `timeout`,
             `memory`, `output_limit`: it reached a limit. `killed`: a signal ended it that was not ours.
-        stdout: What it printed, as UTF-8 with U+FFFD for bytes that are none; at most `output_bytes` of it.
+        stdout: Its output, as UTF-8 with U+FFFD for invalid bytes; the first `output_bytes`.
         stderr: The same for stderr.
         wall_s: Seconds from the fork to its end.
         cpu_s: Seconds of processor time, its descendants' included that it waited for.
         peak_bytes: Most resident memory of any of its processes, the warm interpreter's share included.
-        exit_code: Its exit status, None where it had none of its own.
-        signal: The signal that ended it, by name (`SIGSEGV`), where it was not one of the sandbox.
+        exit_code: Its exit status; None if a signal ended it or it did not compile.
+        signal: The name of the signal that ended it (`SIGSEGV`), if the sandbox did not send it.
         limit: The field of `Limits` that ended it, if one did.
     """
 
@@ -104,7 +104,7 @@ class Ending(NamedTuple):
 
     @property
     def failed_before_program(self) -> bool:
-        """Whether the process ended through no doing of the program, which it never came to."""
+        """Whether the process ended before the program started, which is not the program's doing."""
         return (
             not self.started
             and os.WIFEXITED(self.wait_status)

@@ -1,4 +1,4 @@
-"""A warm server as the pool sees it: starts it, sends it one program at a time, notices its death."""
+"""The pool's side of a warm server: starts it, sends it one program at a time, notices its death."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm_gym.sandbox.inside import wire
-from llm_gym.sandbox.inside.isolate import ACCOUNT, LANDLOCK, NAMESPACES, SECCOMP
 from llm_gym.sandbox.results import Ending, Isolation, Limits, Result, SandboxUnavailable
+from llm_gym.sandbox.worker import wire
+from llm_gym.sandbox.worker.isolate import ACCOUNT, LANDLOCK, NAMESPACES, SECCOMP
 
 LAYERS: dict[Isolation, tuple[str, ...]] = {
     "full": (NAMESPACES, LANDLOCK, SECCOMP),
     "container": (LANDLOCK, SECCOMP),
     "best_effort": (NAMESPACES, LANDLOCK, SECCOMP),
 }
-# Seconds beyond a program's own limit after which its server is taken for dead.
+# Seconds beyond a program's own limit after which its server counts as dead.
 _PATIENCE_S = 20.0
 _START_S = 60.0
 _SANDBOX = Path(__file__).resolve().parent
@@ -36,12 +36,12 @@ _BOOT = (
     "    module = sys.modules[name] = types.ModuleType(name)\n"
     "    module.__path__ = [path]\n"
     "sys.path[:] = [entry for entry in sys.path if entry]\n"
-    "importlib.import_module('llm_gym.sandbox.inside.' + sys.argv[2]).main(sys.argv[3])\n"
+    "importlib.import_module('llm_gym.sandbox.worker.' + sys.argv[2]).main(sys.argv[3])\n"
 )
 
 
-def inside(module: str, settings: str) -> list[str]:
-    """An interpreter's arguments to run a module of `llm_gym.sandbox.inside`, without site-packages or bytecode."""
+def worker_command(module: str, settings: str) -> list[str]:
+    """An interpreter's arguments to run a module of `llm_gym.sandbox.worker`, without site-packages or bytecode."""
     return ["-S", "-s", "-B", "-X", "utf8", "-c", _BOOT, str(_SANDBOX), module, settings]
 
 
@@ -122,7 +122,7 @@ class WarmServer:
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
         }
-        command = [settings.interpreter, *inside("server", json.dumps(configuration))]
+        command = [settings.interpreter, *worker_command("server", json.dumps(configuration))]
         try:
             self._process = subprocess.Popen(  # noqa: S603 - the arguments are all our own
                 command,
@@ -161,7 +161,7 @@ class WarmServer:
         """Run one program; returns its result and, for `wire.TESTS`, what it answered.
 
         Raises:
-            ServerDied: The server is gone; whether the program had an effect inside is unknown, outside it had none.
+            ServerDied: The server is gone. The program may have run, but without effect outside the sandbox.
         """
         files = [_file_of(program), _file_of(stdin), *(_file_of(b"") for _ in range(2 if mode == wire.RUN else 3))]
         try:
@@ -181,7 +181,7 @@ class WarmServer:
                 os.close(file)
         ending = Ending(*wire.REPLY.unpack(reply))
         if ending.failed_before_program:
-            raise ServerDied("a fork of it could not be closed in")
+            raise ServerDied("a fork of it could not be isolated")
         return ending.result(stdout, stderr, limits.output_bytes), b"".join(answers)
 
     def _receive(self, seconds: float) -> bytes:
@@ -207,12 +207,12 @@ def _end(owner: int, process: subprocess.Popen[bytes], control: socket.socket) -
         process.kill()
         process.wait()
     else:
-        # In a process forked from the owner's: neither its child to wait for nor its server to end.
+        # A process forked from the owner can neither wait for the server nor may it end it.
         process.returncode = 0
 
 
 def _file_of(content: bytes) -> int:
-    """An unnamed file in memory, read from its start by whoever gets it."""
+    """The descriptor of an unnamed file in memory, at its start."""
     if hasattr(os, "memfd_create"):
         file = os.memfd_create("llm_gym")
     else:

@@ -38,7 +38,7 @@ class Auction(TextGame):
     rules = "Say 0, 1 or 2."
     example = "1"
     reward_range = (0.0, 4.0)
-    pays_each_turn = True
+    dense_reward = True
 
     def reset(self, rng: np.random.Generator, options: dict[str, Any] | None = None) -> None:
         self.said: list[int] = []
@@ -313,6 +313,38 @@ def test_legal_actions_are_shown_to_the_player_to_move_alone() -> None:
     observation, info = match.view(1)
     assert (observation, info["legal_actions"]) == ("You hold Q.", [])
     assert match.view(0)[1]["legal_actions"] == ["J"]
+
+
+@pytest.mark.parametrize("replies", [[], ["?"], [box("1")], [box("1"), "?"], [box("1"), box("2"), "?", "?", "?"]])
+@pytest.mark.parametrize("show_legal", [False, True])
+def test_a_view_changes_nothing_and_can_be_taken_at_any_time(replies: list[str], show_legal: bool) -> None:
+    watched, alone = (Match(Auction(), None, "retry:2", show_legal) for _ in range(2))
+    for match in (watched, alone):
+        match.reset(np.random.default_rng(0), None)
+    for reply in replies:
+        for seat in (0, 1, 2, 1):
+            assert watched.view(seat) == watched.view(seat)
+            assert watched.view(seat, with_rules=True)[1]["messages"] == watched.prompt(seat)
+        for match in (watched, alone):
+            match.apply_reply(match.current_player, reply)
+    for seat in range(3):
+        observation, info = watched.view(seat)
+        assert (observation, info) == alone.view(seat)
+        assert info["messages"] == [{"role": "user", "content": observation}]
+        assert watched.prompt(seat) == [{"role": "system", "content": watched.systems[seat]}, *info["messages"]]
+        assert watched.prompt(seat, "Now.")[1] == {"role": "user", "content": "Now."}
+        assert watched.pop_reward_terms(seat) == alone.pop_reward_terms(seat)
+
+
+def test_the_rules_come_with_the_first_view_of_each_player_alone() -> None:
+    opponent = Scripted()
+    env = TextEnv(Auction, opponent=opponent, seat=1, on_invalid="retry:1")
+    for _ in range(2):
+        opponent.replies, opponent.seen = ["?", box("1"), box("1"), "?", box("1"), box("2")], []
+        infos = [env.reset(seed=0)[1], env.step(box("1"))[4], env.step(box("1"))[4]]
+        assert [len(info["messages"]) for info in infos] == [2, 1, 1]
+        others = [(info["player"], len(info["messages"])) for _, info in opponent.seen]
+        assert others == [(0, 2), (0, 1), (2, 2), (0, 1), (0, 1), (2, 1)]
 
 
 class Wide(TicTacToe):

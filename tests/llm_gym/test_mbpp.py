@@ -14,8 +14,8 @@ import pytest
 from gymnasium.error import DependencyNotInstalled
 
 import llm_gym  # noqa: F401 - registers the ids
-from llm_gym.games.mbpp import MBPP, SPLITS, Task, read_tasks
-from llm_gym.games.programs import Judge
+from llm_gym.games.code.programs import Judge
+from llm_gym.games.mbpp import MBPP, SPLITS, MbppTask, read_tasks
 from llm_gym.testing import check_text_env
 
 ID = "llmgym/MBPP-v0"
@@ -78,7 +78,7 @@ def one_turn(program: str, **settings) -> tuple[float, dict]:
 def test_the_full_layout_is_read_with_its_oddities(full):
     tasks = read_tasks(str(full))
     assert [task.task_id for task in tasks] == [601, 602, 974]
-    assert tasks[0] == Task(
+    assert tasks[0] == MbppTask(
         601,
         "Write a function to double.",
         FULL_RECORD["code"].replace("\r\n", "\n"),
@@ -294,7 +294,7 @@ def wrong(code: str, tests: tuple[str, ...]) -> str:
     return f"{ast.unparse(ast.fix_missing_locations(tree))}\n{changed}"
 
 
-def check_references(tasks: list[Task]) -> None:
+def check_references(tasks: list[MbppTask]) -> None:
     """Every reference passes, and with changed return values fails. Task 123 takes some 9 s."""
     judge = Judge(60.0, "full")
     failed, passed_though_wrong = [], []

@@ -208,7 +208,7 @@ def test_kuhn_returns_equal_openspiels_for_all_30_terminal_histories() -> None:
             match = Match(game, None, "lose", False)
             match.reset(Deals(deal), None)
             for move in moves:
-                match.take(match.current_player, f"\\boxed{{{move}}}")
+                match.apply_reply(match.current_player, f"\\boxed{{{move}}}")
             state = pyspiel.load_game("kuhn_poker").new_initial_state()
             for action in [*deal, *(["Pass", "Bet"].index(move) for move in moves)]:
                 state.apply_action(action)

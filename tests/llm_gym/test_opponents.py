@@ -12,7 +12,9 @@ import pytest
 
 from llm_gym.game import IllegalAction, TextGame
 from llm_gym.games.tic_tac_toe import TicTacToe
-from llm_gym.opponents import MCTS, PLAYERS, make_player, minimax_value
+from llm_gym.opponents import PLAYERS, make_player
+from llm_gym.opponents.minimax import minimax_value
+from llm_gym.opponents.search import MCTS
 
 
 class Guess(TextGame):
@@ -83,7 +85,7 @@ def test_who_cannot_play_is_refused_when_made(name: str, opponent: Any, says: st
 
 
 def test_hidden_information_that_cannot_be_drawn_anew_is_refused() -> None:
-    with pytest.raises(ValueError, match="ismcts cannot draw anew"):
+    with pytest.raises(ValueError, match="ismcts cannot resample"):
         make("OpenSpiel", "ismcts", game="battleship")
 
 
@@ -271,7 +273,7 @@ def test_nash_tables_are_close_to_equilibrium(name: str, iterations: int, bound:
     pyspiel = pytest.importorskip("pyspiel")
     policies = pytest.importorskip("open_spiel.python.policy")
     exploitability = pytest.importorskip("open_spiel.python.algorithms.exploitability")
-    from llm_gym.opponents import nash_table
+    from llm_gym.opponents.nash import nash_table
 
     game = pyspiel.load_game(name)
     nash_table(str(game), iterations)
@@ -300,7 +302,7 @@ def test_nash_play_follows_the_table_and_holds_its_value(cache: Any) -> None:
 
 
 def test_a_broken_table_is_computed_anew(cache: Any) -> None:
-    from llm_gym.opponents import nash_table
+    from llm_gym.opponents.nash import nash_table
 
     pytest.importorskip("pyspiel")
     first = nash_table("kuhn_poker()", 50)

@@ -183,7 +183,7 @@ def test_a_format_may_be_given_for_each_seat_or_for_all(action_format, generator
 @pytest.mark.parametrize(
     ("action_format", "message"),
     [
-        (["fence"], "one for all or one each of 2 seats"),
+        (["fence"], "one format, or one for each of 2 seats"),
         (("fence", "xml"), "action_format must be one of .* not 'xml'"),
     ],
 )

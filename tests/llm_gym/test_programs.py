@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 import llm_gym  # noqa: F401 - registers the ids
-from llm_gym.games.programs import Judge, broken, shown
+from llm_gym.games.code.drawing import broken
+from llm_gym.games.code.programs import Judge, shown
 from llm_gym.parsing import format_action
 from llm_gym.sandbox.pool import shared_pool
 
@@ -131,7 +132,7 @@ def test_making_an_environment_starts_no_process():
 WITHOUT_NAMESPACES = """
 import errno, platform
 import gymnasium, llm_gym
-from llm_gym.sandbox.inside import kernel
+from llm_gym.sandbox.worker import kernel
 number = 272 if platform.machine() == "x86_64" else 97
 kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
 refuse, allow = (0x06, 0, 0, 0x50000 | errno.EPERM), (0x06, 0, 0, 0x7FFF0000)

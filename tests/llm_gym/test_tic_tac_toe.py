@@ -8,7 +8,8 @@ import pytest
 
 from llm_gym import IllegalAction
 from llm_gym.games.tic_tac_toe import LINES, TicTacToe
-from llm_gym.opponents import make_player, minimax_value
+from llm_gym.opponents import make_player
+from llm_gym.opponents.minimax import minimax_value
 
 RNG = np.random.default_rng(0)
 

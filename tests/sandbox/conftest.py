@@ -20,7 +20,11 @@ MOST = Limits(wall_s=5.0, memory_bytes=256 << 20, output_bytes=1 << 20, processe
 
 def interpreter_for_everyone() -> str | None:
     """A Python 3.10 or later that an account without rights can start, which root's own often is not."""
-    for candidate in (sys.executable, shutil.which("python3", path="/usr/bin:/usr/local/bin")):
+    for candidate in (
+        sys.executable,
+        os.path.realpath(sys.executable),
+        shutil.which("python3", path="/usr/bin:/usr/local/bin"),
+    ):
         if candidate is None:
             continue
         check = (

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from llm_gym.sandbox import Limits, Pool, run_tests
-from llm_gym.sandbox.inside import plain
+from llm_gym.sandbox.worker import plain
 
 RIGHT = "def f(x):\n    return x * 2"
 TESTS = ["assert f(2) == 4", "assert f('a') == 'aa'", "assert f([1]) == [1, 1]"]
@@ -199,7 +199,7 @@ def test_what_is_not_plain_data_is_refused(text: str) -> None:
 
 
 def test_expected_values_never_reach_the_solutions_process() -> None:
-    from llm_gym.sandbox.operands import operands_source, split_tests
+    from llm_gym.sandbox.grading.operands import operands_source, split_tests
 
     tests = (
         "assert f(2) == 31337",

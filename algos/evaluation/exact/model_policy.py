@@ -46,8 +46,7 @@ class ModelPolicy:
         return [moves[state] for state in states]
 
     def _row(self, state: State, action: str) -> Row:
-        rules = {"role": "system", "content": self.match.systems[state.player]}
-        prompt = self.chat.first([rules, {"role": "user", "content": state.observation}])
+        prompt = self.chat.first(self.match.prompt(state.player, state.observation))
         reply = format_action(action, self.match.formats[state.player])
         ids = [*self.chat.tokenizer.encode(reply, add_special_tokens=False), self._end]
         return Row(prompt, ids, [True] * len(ids), [0.0] * len(ids), [0.0] * len(ids))

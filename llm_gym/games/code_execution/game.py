@@ -1,4 +1,4 @@
-"""Code execution: one task, one program, paid by whether it runs."""
+"""Code execution: one task, one program, rewarded for running and printing."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 
 from llm_gym.game import IllegalAction, TextGame
-from llm_gym.games.code_execution.players import reference, sampler
-from llm_gym.games.code_execution.tasks import LEVELS, Task, draw_task
-from llm_gym.games.programs import MOST_SHOWN, Judge, shown
+from llm_gym.games.code.drawing import SometimesBroken
+from llm_gym.games.code.programs import MOST_SHOWN, Judge, shown
+from llm_gym.games.code_execution.tasks import LEVELS, CodeTask, draw_task, reference
 from llm_gym.sandbox import Isolation
 
 NO_CODE = "no_code"
 FAILED = {"syntax_error": -0.5}
-"""What a program earns that does not run to its end, by status; any other status -1."""
+"""Status of a program that did not run to its end -> the term ``ran``; -1 for any other status."""
 
 
 class CodeExecution(TextGame):
     """Code execution, ``llmgym/CodeExecution-v0``: write a program that runs and prints something.
 
     ## Observation
-    A task in a line, drawn from templates and values: some hundred thousand different ones::
+    A task in one line, from random templates and values: some hundred thousand different tasks::
 
         Print the sum of the multiples of 7 below 210.
 
@@ -34,21 +34,21 @@ class CodeExecution(TextGame):
     the whole reply. It runs in the sandbox, without input.
 
     ## Reward
-    ``ran``: +0.5 if the program ran to its end; -0.5 if the compiler refused it (a program that itself raises
-    ``SyntaxError`` has run); -1.0 for any other end (an exception, a limit reached) and for no code at all.
-    ``printed``: +0.5 if it ran and printed more than blanks. With ``check_output`` also ``correct``: +1.0 if it printed
-    what the task asks for, line by line, trailing blanks aside.
+    ``ran``: +0.5 if the program ran to its end; -0.5 if it does not compile (a program that raises ``SyntaxError``
+    itself has run); -1.0 for any other end (an exception, a limit reached) and for no code at all. ``printed``: +0.5 if
+    it ran and printed more than whitespace. With ``check_output`` also ``correct``: +1.0 if every line that it printed
+    is what the task asks for, except for trailing whitespace.
 
     ``info`` has ``status`` (one of :class:`llm_gym.sandbox.Result`, ``no_code``, or None before the program),
     ``stdout`` and ``stderr``, the first 2,000 characters of each, and ``runs_with_output``.
 
     ## Start and end
-    One turn. The outcome is ``solved`` if the program earned all that can be earned.
+    One turn. The outcome is ``solved`` if the program got the largest possible reward.
 
     ## Arguments
-    ``difficulty``: ``easy``, ``medium``, ``hard`` or ``all``. ``check_output``: whether what it prints counts.
+    ``difficulty``: ``easy``, ``medium``, ``hard`` or ``all``. ``check_output``: whether the output counts.
     ``timeout_s``: seconds that a program may take. ``isolation``: ``full`` (resetting the environment raises
-    ``SandboxUnavailable`` where that cannot be had), ``container`` or ``best_effort``.
+    ``SandboxUnavailable`` where that is not available), ``container`` or ``best_effort``.
 
     ## Version history
     v0: first version.
@@ -56,7 +56,7 @@ class CodeExecution(TextGame):
 
     action_format = "fence"
     example = 'print("Hello")'
-    players = {"reference": reference, "sampler": sampler}
+    players = {"reference": reference, "sampler": SometimesBroken(reference, 0.6)}
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class CodeExecution(TextGame):
     def deserialize(data: bytes) -> CodeExecution:
         settings, task, seen = json.loads(data)
         game = CodeExecution(*settings)
-        game.task = Task(*task)
+        game.task = CodeTask(*task)
         game.status, game.stdout, game.stderr, game.printed, game.correct, game.current_player = seen
         return game
 

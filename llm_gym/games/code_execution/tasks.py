@@ -1,37 +1,21 @@
-"""The tasks of code execution: what to print, and a program that prints it, with values drawn for an episode."""
+"""The tasks of code execution: what to print and a program that prints it, with random values for each episode."""
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from string import Template
+from typing import Any
 
 import numpy as np
 
-from llm_gym.games.programs import pick
-
-WORDS = (  # noqa: SIM905 - words read better than a list of quoted words
-    "almond anchor apple banana basket beetle bottle bridge butter candle carrot castle cheese cherry coffee copper "
-    "cotton dragon engine falcon feather finger forest garden ginger guitar hammer harbor hollow island jacket jungle "
-    "kettle ladder lantern lemon letter lizard marble meadow mirror monkey needle nickel orange oyster paddle pebble "
-    "pepper pillow planet pocket puzzle rabbit ribbon saddle salmon shadow silver spider spring summer tunnel turtle "
-    "valley velvet violin walnut window winter yellow zipper"
-).split()
-VALUES: dict[str, Sequence[object]] = {
-    "small": range(2, 13),
-    "a": range(2, 60),
-    "b": range(60, 400),
-    "word": WORDS[: len(WORDS) // 2],
-    "other": WORDS[len(WORDS) // 2 :],
-}
-"""What a task's ``$name`` is drawn from."""
+from llm_gym.games.code.drawing import VALUES, fill, pick
 
 
 @dataclass(frozen=True)
-class Task:
-    """One task, ready to be told.
+class CodeTask:
+    """One task with its values.
 
     Attributes:
         prompt: What to do, in one line.
@@ -113,32 +97,26 @@ LEVELS: dict[str, tuple[tuple[str, str], ...]] = {
 """Difficulty -> prompts and their programs."""
 
 
-def fill(text: str, rng: np.random.Generator) -> dict[str, str]:
-    """Draws a value for every ``$name`` in ``text``."""
-    names = sorted({found["named"] or found["braced"] for found in Template.pattern.finditer(text)})
-    return {name: str(VALUES[name][pick(len(VALUES[name]), rng)]) for name in names}
-
-
-def draw_task(difficulty: str, rng: np.random.Generator) -> Task:
-    """A task of that difficulty, or with ``all`` of any."""
+def draw_task(difficulty: str, rng: np.random.Generator) -> CodeTask:
+    """A random task of that difficulty; ``all`` stands for any."""
     level = list(LEVELS)[pick(len(LEVELS), rng)] if difficulty == "all" else difficulty
     prompt, program = LEVELS[level][pick(len(LEVELS[level]), rng)]
     values = fill(prompt, rng)
-    return Task(Template(prompt).substitute(values), Template(program).substitute(values))
+    return CodeTask(Template(prompt).substitute(values), Template(program).substitute(values))
 
 
 @functools.lru_cache
 def _patterns() -> list[tuple[re.Pattern[str], str]]:
     found = []
     for prompt, program in (pair for level in LEVELS.values() for pair in level):
-        pattern, told = "", set()
+        pattern, seen = "", set()
         for part in re.split(r"(\$\w+|\$\{\w+\})", prompt):
             name = part.strip("${}") if part.startswith("$") else ""
             if not name:
                 pattern += re.escape(part)
             else:
-                pattern += f"(?P={name})" if name in told else f"(?P<{name}>{_kind(name)})"
-            told.add(name)
+                pattern += f"(?P={name})" if name in seen else f"(?P<{name}>{_kind(name)})"
+            seen.add(name)
         found.append((re.compile(pattern), program))
     return found
 
@@ -148,7 +126,7 @@ def _kind(name: str) -> str:
 
 
 def solve(prompt: str) -> str:
-    """The program that does what ``prompt``, as :func:`draw_task` tells it, asks for.
+    """The program for a ``prompt`` of :func:`draw_task`.
 
     Raises:
         ValueError: The prompt is none of these tasks.
@@ -158,3 +136,8 @@ def solve(prompt: str) -> str:
         if found:
             return Template(program).substitute(found.groupdict())
     raise ValueError(f"no task of code execution: {prompt[:80]!r}")
+
+
+def reference(observation: str, info: dict[str, Any], rng: np.random.Generator | None = None) -> str:
+    """A scripted player: a program that does the task in the observation."""
+    return solve(observation.splitlines()[0])

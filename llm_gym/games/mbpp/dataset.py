@@ -1,4 +1,4 @@
-"""The tasks of MBPP, from either of its two published layouts, from the Hugging Face hub, or this package's own."""
+"""The tasks of MBPP: a file in one of its two published layouts, the Hugging Face hub, or this package's own tasks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from gymnasium.error import DependencyNotInstalled
 
-from llm_gym.sandbox.operands import split_tests
+from llm_gym.sandbox.grading.operands import split_tests
 
 OWN = "own"
 PATH_VARIABLE = "MBPP_DATASET_PATH"
@@ -23,18 +23,18 @@ SPLITS: dict[str, tuple[range, ...]] = {
     "validation": (range(511, 601),),
     "train": (range(601, 975), range(1001, 1021)),
 }
-"""Split -> its ids: those of the paper, and from 1001 on those of this package's own tasks."""
+"""Split -> its ids: those of the paper; from 1001 on, those of this package's own tasks."""
 _OWN_FILE = Path(__file__).with_name("own_tasks.jsonl")
 _WANTED = f"{PATH_VARIABLE} or dataset= names a copy of mbpp.jsonl or sanitized-mbpp.json"
 
 
 @dataclass(frozen=True)
-class Task:
+class MbppTask:
     """One task.
 
     Attributes:
         task_id: Its number in the data set.
-        text: What the function shall do.
+        text: What the function must do.
         code: The reference solution.
         tests: ``assert`` statements.
         imports: Statements that belong before the tests (``test_imports`` of the sanitized set).
@@ -50,18 +50,18 @@ class Task:
 
 
 def source_of(dataset: str | None) -> str:
-    """What ``dataset`` stands for: ``own``, ``hub``, ``hub:sanitized`` or an absolute path."""
+    """The source that ``dataset`` names: ``own``, ``hub``, ``hub:sanitized`` or an absolute path."""
     named = dataset or os.environ.get(PATH_VARIABLE) or OWN
     return named if named == OWN or named in HUB else str(Path(named).expanduser().absolute())
 
 
 @functools.lru_cache(maxsize=16)
-def read_tasks(source: str, split: str = "all") -> tuple[Task, ...]:
-    """The tasks of a source (see :func:`source_of`) in the order of their ids; read once in a process.
+def read_tasks(source: str, split: str = "all") -> tuple[MbppTask, ...]:
+    """The tasks of a source (see :func:`source_of`) in the order of their ids. A process reads each source once.
 
     Raises:
-        ValueError: It cannot be read, or holds something else; one line says what and where.
-        gymnasium.error.DependencyNotInstalled: The hub is asked for, and ``datasets`` is not installed.
+        ValueError: The source cannot be read or holds something else; one line says what and where.
+        gymnasium.error.DependencyNotInstalled: The source is the hub, and ``datasets`` is not installed.
     """
     if split != "all":
         return tuple(task for task in read_tasks(source) if any(task.task_id in ids for ids in SPLITS[split]))
@@ -106,9 +106,9 @@ def _from_hub(subset: str) -> list[Any]:
     return [record for split in splits.values() for record in split]
 
 
-def _task(record: Any, where: str) -> Task:
+def _task(record: Any, where: str) -> MbppTask:
     try:
-        task = Task(
+        task = MbppTask(
             task_id=int(record["task_id"]),
             text=_clean(record["text"] if "text" in record else record["prompt"]),
             code=_clean(record["code"]),

@@ -1,4 +1,4 @@
-"""MBPP over text: one task, a program, its tests; with several turns, another try after a failed test."""
+"""MBPP over text: a task, a program, its tests; with several turns, another try after a failed test."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ from typing import Any
 import numpy as np
 
 from llm_gym.game import IllegalAction, TextGame
-from llm_gym.games.mbpp.dataset import SPLITS, Task, read_tasks, source_of
-from llm_gym.games.mbpp.players import reference, sampler
-from llm_gym.games.programs import Judge, fenced, pick, shown
+from llm_gym.games.code.drawing import SometimesBroken, pick
+from llm_gym.games.code.programs import Judge, fenced, shown
+from llm_gym.games.mbpp.dataset import SPLITS, MbppTask, read_tasks, source_of
 from llm_gym.sandbox import Isolation
 
 TIMEOUT_VARIABLE = "MBPP_TIMEOUT_SECONDS"
 TIMEOUT_S = 10.0
 REWARDS = ("pass", "fraction")
 MOST_PROGRAM_SHOWN = 4000
+
+
+def reference(observation: str, info: dict[str, Any], rng: np.random.Generator | None = None) -> str:
+    """A scripted player: the reference solution, found in the data set by the task's number."""
+    return next(task.code for task in read_tasks(info["dataset"]) if task.task_id == info["task_id"])
 
 
 class MBPP(TextGame):
@@ -46,7 +51,7 @@ class MBPP(TextGame):
     the whole reply.
 
     ## Reward
-    At the end, for the last program: ``pass`` pays 1.0 if all tests passed, else 0.0; ``fraction`` the share of the
+    At the end, for the last program: under ``pass`` 1.0 if all tests passed, else 0.0; under ``fraction`` the share of
     tests that passed. Tests run in the sandbox, all in one process, and are judged outside it.
 
     ``info`` has ``task_id``, ``dataset``, and for the last program ``passed``, ``tests`` (for each ``test`` whether it
@@ -55,8 +60,8 @@ class MBPP(TextGame):
 
     ## Start and end
     The seed draws a task of the split. ``reset(options={"task_id": 602})`` takes that task, of whatever split, and
-    ``reset(options={"index": i})`` the i-th of the split: ``len(env.unwrapped.game.tasks)`` says how many there are, so
-    that an evaluation can go through them all. The episode ends ``solved`` with a program that passes all tests, and
+    ``reset(options={"index": i})`` the i-th of the split; ``len(env.unwrapped.game.tasks)`` is the number of tasks, so
+    that an evaluation can visit them all. The episode ends ``solved`` with a program that passes all tests, and
     ``failed`` after ``max_turns`` programs.
 
     ## Arguments
@@ -67,7 +72,7 @@ class MBPP(TextGame):
     programs per episode. ``show_tests``: whether the task shows its tests or just the function's first line.
     ``reward``: ``pass`` or ``fraction``. ``timeout_s``: seconds for a program and all its tests; by default what
     ``MBPP_TIMEOUT_SECONDS`` says, else 10 (the reference of task 123 takes about 9). ``isolation``: ``full`` (resetting
-    the environment raises ``SandboxUnavailable`` where that cannot be had), ``container`` or ``best_effort``.
+    the environment raises ``SandboxUnavailable`` where that is not available), ``container`` or ``best_effort``.
 
     ## Version history
     v0: first version.
@@ -76,7 +81,7 @@ class MBPP(TextGame):
     action_format = "fence"
     example = "def add(a, b):\n    return a + b"
     reward_range = (0.0, 1.0)
-    players = {"reference": reference, "sampler": sampler}
+    players = {"reference": reference, "sampler": SometimesBroken(reference, 0.7)}
 
     def __init__(
         self,
@@ -109,13 +114,13 @@ class MBPP(TextGame):
             raise ValueError(f"MBPP: {self.dataset} has no {split} split: its ids are {min(ids)} to {max(ids)}")
 
     @property
-    def tasks(self) -> tuple[Task, ...]:
+    def tasks(self) -> tuple[MbppTask, ...]:
         """The tasks that episodes draw from."""
         if self.task_id is not None:
             return (self._with_id(self.task_id),)
         return read_tasks(self.dataset, self.split)
 
-    def _with_id(self, task_id: int) -> Task:
+    def _with_id(self, task_id: int) -> MbppTask:
         for task in read_tasks(self.dataset):
             if task.task_id == task_id:
                 return task
@@ -130,7 +135,7 @@ class MBPP(TextGame):
         self.turns = 0
         self.current_player: int | None = 0
 
-    def _choose(self, rng: np.random.Generator, options: dict[str, Any]) -> Task:
+    def _choose(self, rng: np.random.Generator, options: dict[str, Any]) -> MbppTask:
         tasks = self.tasks
         index = pick(len(tasks), rng)
         if options.get("task_id") is not None:
@@ -194,10 +199,8 @@ class MBPP(TextGame):
         }
 
     def serialize(self) -> bytes:
-        settings = {
-            **{"dataset": self.dataset, "split": self.split, "task_id": self.task_id, "max_turns": self.max_turns},
-            **{"show_tests": self.show_tests, "reward": self.reward, **asdict(self.judge)},
-        }
+        names = ("dataset", "split", "task_id", "max_turns", "show_tests", "reward")
+        settings = {name: getattr(self, name) for name in names} | asdict(self.judge)
         seen = self.program, self.verdicts, self.status, self.turns, self.current_player
         return json.dumps([settings, self.task.task_id, seen]).encode()
 
@@ -220,7 +223,7 @@ def _timeout(timeout_s: float | None) -> float:
         raise ValueError(f"{TIMEOUT_VARIABLE} must be a number of seconds, not {named!r}") from None
 
 
-def _first_line(task: Task) -> str:
+def _first_line(task: MbppTask) -> str:
     """The first line of the function or class that the tests use first."""
     tested = {node.id for node in ast.walk(ast.parse(task.tests[0])) if isinstance(node, ast.Name)}
     for line in task.code.splitlines():

@@ -1,7 +1,8 @@
-"""The one wrapper that turns any OpenSpiel game into a :class:`llm_gym.TextGame`."""
+"""The wrapper that turns any OpenSpiel game into a :class:`llm_gym.TextGame`."""
 
 from __future__ import annotations
 
+import copy
 import pickle
 from collections.abc import Hashable
 from typing import Any
@@ -9,14 +10,7 @@ from typing import Any
 import numpy as np
 
 from llm_gym.game import IllegalAction, TextGame
-from llm_gym.games.openspiel.loading import (
-    freeze,
-    import_pyspiel,
-    load_fresh_game,
-    load_game,
-    parse_settings,
-    silenced,
-)
+from llm_gym.games.openspiel.loading import freeze, import_pyspiel, load_fresh_game, load_game, parse_settings, silenced
 from llm_gym.games.openspiel.rules import BOARD_SAYS_ALL, innermost, largest_return, notes_of
 from llm_gym.games.openspiel.tree import Node, remembered_root
 
@@ -28,27 +22,27 @@ class OpenSpiel(TextGame):
     """Any game of OpenSpiel, ``llmgym/OpenSpiel-v0`` and one id for each well-known game (``llmgym/Hex-v0``).
 
     ## Observation
-    Which player you are, and OpenSpiel's own text for that player, which never shows what the player cannot know::
+    The player's number and OpenSpiel's own text for that player, which never shows what the player cannot know::
 
         You are player 0 (x).
         . x .
          . o .
           . . .
 
-    Where something is hidden it is the information state (all that the player has seen); where nothing is, or only what
-    others do in the same moment, the observation (the board). A game that has only one of the two shows that one.
+    In games with hidden information it is the information state (all that the player has seen). In others, and where
+    only simultaneous moves are hidden, it is the observation (the board). A game with one of the two texts shows that.
 
     ## Action
     One of the game's action strings, such as ``b2``; in the default format ``\\boxed{b2}``. The rules explain the
     notation of the named games; elsewhere ``show_legal=True`` lists the actions.
 
     ## Reward
-    The game's returns, unscaled: at the end, or on the way in games that pay on the way. A single player has
-    ``solved`` a game that paid more than half-way from the least to the most it can pay. Where payoffs do not add up
-    to zero, the highest return wins.
+    The game's returns, unscaled: at the end, or each turn in games with rewards each turn. A single player has
+    ``solved`` a game with a return above the middle of its range. Where payoffs do not add up to zero, the highest
+    return wins.
 
     ## Start and end
-    As in OpenSpiel. Chance is drawn from the environment's generator. Simultaneous moves are made in turn, nobody
+    As in OpenSpiel. Chance is drawn from the environment's generator. Simultaneous moves are made in turn, without
     seeing what the others chose.
 
     ## Arguments
@@ -57,7 +51,7 @@ class OpenSpiel(TextGame):
             ``"misere(game=tic_tac_toe())"``, ``"python_liars_poker"``.
         view: ``auto`` as above, or always the ``information_state`` or the ``observation``.
         max_chars: A longer text is cut to its last ``max_chars`` characters, with a note.
-        **parameters: The game's parameters; they override those within ``game``.
+        **parameters: The game's parameters; they override those in ``game``.
 
     Raises:
         ValueError: OpenSpiel cannot load that, or it cannot be played as text; the message says why.
@@ -77,17 +71,17 @@ class OpenSpiel(TextGame):
         self.spiel_game = load_game(self._settings)
         self.max_chars = max_chars
         self._describe()
-        self._open(view)
+        self._choose_view(view)
 
     def _describe(self) -> None:
         game, kinds = self.spiel_game, import_pyspiel().GameType
         kind = game.get_type()
         self.num_players = game.num_players()
         self.has_chance = kind.chance_mode != kinds.ChanceMode.DETERMINISTIC
-        # Such a game draws chance from a generator of its own: it is loaded anew, seeded, for every episode.
+        # Such a game draws chance from a generator of its own, so it is loaded with a new seed for every episode.
         self.own_chance = kind.chance_mode == kinds.ChanceMode.SAMPLED_STOCHASTIC
         self.perfect_information = kind.information == kinds.Information.PERFECT_INFORMATION
-        self.pays_each_turn = kind.reward_model == kinds.RewardModel.REWARDS
+        self.dense_reward = kind.reward_model == kinds.RewardModel.REWARDS
         self._zero_sum = kind.utility == kinds.Utility.ZERO_SUM
         self._cooperative = kind.utility == kinds.Utility.IDENTICAL
         self._half_way = (game.min_utility() + game.max_utility()) / 2
@@ -99,17 +93,17 @@ class OpenSpiel(TextGame):
         board = inner.information == kinds.Information.PERFECT_INFORMATION
         self._view = notes.view or ("observation" if board else "information_state")
         self._position_is_text = inner.short_name in BOARD_SAYS_ALL
-        self._openers = [f"You are player {seat}.\n" for seat in range(self.num_players)]
+        self._headers = [f"You are player {seat}.\n" for seat in range(self.num_players)]
         if notes.sides:
-            self._openers = [f"You are player {seat} ({side}).\n" for seat, side in enumerate(notes.sides)]
+            self._headers = [f"You are player {seat} ({side}).\n" for seat, side in enumerate(notes.sides)]
         if self.num_players == 1:
-            self._openers = [""]
+            self._headers = [""]
 
-    def _open(self, view: str) -> None:
-        """Tries the game's first decision, which tells which texts it has, and gives the example of an action."""
+    def _choose_view(self, view: str) -> None:
+        """Finds at the game's first decision which texts the game has; its first action is the example."""
         pyspiel, kind, name = import_pyspiel(), self.spiel_game.get_type(), self._settings["name"]
         views = [view] if view != "auto" else sorted(VIEWS[1:], key=lambda view: view != self._view)
-        # A text that the game does not declare may exist all the same, but comes last.
+        # A text that the game does not declare may still exist, so it is tried last.
         views.sort(key=lambda view: not getattr(kind, f"provides_{view}_string"))
         self._root: Node | None = None
         self.reset(np.random.default_rng(0))
@@ -132,7 +126,7 @@ class OpenSpiel(TextGame):
 
     @property
     def state(self) -> Any:
-        """The ``pyspiel.State`` at this point. It may be shared with other games: clone it before changing it."""
+        """The current ``pyspiel.State``. It may be shared with other games: clone it before changing it."""
         return self.node.state
 
     def reset(self, rng: np.random.Generator, options: dict[str, Any] | None = None) -> None:
@@ -141,13 +135,13 @@ class OpenSpiel(TextGame):
         if self.own_chance:
             self._seed = int(rng.integers(2**31))
             self.spiel_game = load_fresh_game({**self._settings, "rng_seed": self._seed})
-        self._settle(self._first())
+        self._play_chance(self._first())
 
     def _first(self) -> Node:
         return self._root or Node(self.spiel_game.new_initial_state(), None)
 
-    def _settle(self, node: Node) -> None:
-        """Plays chance from ``node`` on until somebody is to move, or the game is over."""
+    def _play_chance(self, node: Node) -> None:
+        """Plays chance from ``node`` until a player is to move or the game is over."""
         while node.player < 0 and node.player != TERMINAL:
             if node.outcomes is None:
                 node.outcomes = node.state.chance_outcomes()
@@ -161,10 +155,10 @@ class OpenSpiel(TextGame):
             left -= probability
             if left < 0:
                 return action
-        return max(outcomes, key=lambda outcome: outcome[1])[0]  # they add up to a hair less than 1
+        return max(outcomes, key=lambda outcome: outcome[1])[0]  # rounding: they add up to slightly less than 1
 
     def _moves(self) -> dict[str, int]:
-        """The legal actions by name. Of several that say and do the same (in backgammon) the first stays."""
+        """Name of a legal action -> its number: the first, where several have one name and effect (in backgammon)."""
         node = self.node
         if node.moves is None:
             player, name, shorten = node.player, node.state.action_to_string, self._shorten
@@ -188,7 +182,7 @@ class OpenSpiel(TextGame):
             text = getattr(self.state, self._view)(player).strip("\n")
             if len(text) > self.max_chars:
                 text = f"[the first {len(text) - self.max_chars} characters are cut]\n{text[-self.max_chars :]}"
-            text = self.node.texts[player] = f"{self._openers[player]}{text}"
+            text = self.node.texts[player] = f"{self._headers[player]}{text}"
         return text
 
     def legal_actions(self) -> list[str]:
@@ -198,13 +192,13 @@ class OpenSpiel(TextGame):
         move = self._moves().get(action)
         if move is None:
             raise IllegalAction(action)
-        self._settle(self.node.after(move))
+        self._play_chance(self.node.after(move))
 
     def returns(self) -> list[float]:
         node = self.node
-        if node.earned is None:
-            node.earned = [float(earned) for earned in node.state.returns()]
-        return node.earned[:]
+        if node.returns is None:
+            node.returns = [float(earned) for earned in node.state.returns()]
+        return node.returns[:]
 
     def outcome(self, player: int) -> str:
         returns = self.returns()
@@ -220,14 +214,11 @@ class OpenSpiel(TextGame):
 
     def clone(self) -> OpenSpiel:
         if self.own_chance:
-            twin = super().clone()
-            assert isinstance(twin, OpenSpiel)
-            return twin
+            return copy.deepcopy(self)
         twin = OpenSpiel.__new__(OpenSpiel)
         twin.__dict__.update(self.__dict__, node=self.node.copy())
         if self.has_chance:
-            twin.rng = np.random.Generator(type(self.rng.bit_generator)())
-            twin.rng.bit_generator.state = self.rng.bit_generator.state
+            twin.rng = copy.deepcopy(self.rng)
         return twin
 
     def position(self) -> Hashable:
@@ -236,33 +227,24 @@ class OpenSpiel(TextGame):
         return super().position()
 
     def serialize(self) -> bytes:
-        rng = (type(self.rng.bit_generator), self.rng.bit_generator.state) if self.has_chance else None
-        return pickle.dumps((self._arguments, rng, self._seed, self.state.history()))
+        return pickle.dumps({**self.__getstate__(), "rng": self.rng if self.has_chance else None})
 
     @staticmethod
     def deserialize(data: bytes) -> OpenSpiel:
-        arguments, rng, seed, history = pickle.loads(data)  # noqa: S301 - the caller's own bytes
-        game = OpenSpiel(**arguments)
-        if rng is not None:
-            game.rng = np.random.Generator(rng[0]())
-            game.rng.bit_generator.state = rng[1]
-        game._replay(seed, history)
+        game = OpenSpiel.__new__(OpenSpiel)
+        game.__setstate__(pickle.loads(data))  # noqa: S301 - the caller's own bytes
         return game
 
     def __getstate__(self) -> dict[str, Any]:
-        # The generator itself, not its state: an environment and its game draw from the same one, copies too.
+        # The generator itself, not its state: an environment and its game share it, and so must their copies.
         return {"arguments": self._arguments, "rng": self.rng, "seed": self._seed, "history": self.state.history()}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
         self.__init__(**kept["arguments"])  # type: ignore[misc]
-        self.rng = kept["rng"]
-        self._replay(kept["seed"], kept["history"])
-
-    def _replay(self, seed: int | None, history: list[int]) -> None:
-        self._seed = seed
-        if seed is not None:
-            self.spiel_game = load_fresh_game({**self._settings, "rng_seed": seed})
+        self.rng, self._seed = kept["rng"] or self.rng, kept["seed"]
+        if self._seed is not None:
+            self.spiel_game = load_fresh_game({**self._settings, "rng_seed": self._seed})
         node = self._first()
-        for action in history:
+        for action in kept["history"]:
             node = node.after(action)
-        self._settle(node)
+        self._play_chance(node)

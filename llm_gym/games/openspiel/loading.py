@@ -1,4 +1,4 @@
-"""Loads OpenSpiel's games: on first use, without a word on the terminal, or with one line that says why not."""
+"""Loads OpenSpiel's games on first use. Nothing is printed, and a failure is one line that says why."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def import_pyspiel() -> Any:
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-    """Drops what OpenSpiel's C++ prints to standard error: warnings, and every exception before it is raised."""
+    """Discards what OpenSpiel's C++ code prints to standard error: warnings, and exceptions before they are raised."""
     with _stderr, open(os.devnull, "wb") as devnull:
         kept = os.dup(2)
         os.dup2(devnull.fileno(), 2)
@@ -47,7 +47,7 @@ def silenced() -> Iterator[None]:
 
 
 def parse_settings(game: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    """``"hex(board_size=5)"`` and parameters, which override the string's -> all parameters, ``name`` among them.
+    """All parameters, ``name`` included, of ``"hex(board_size=5)"`` and ``parameters``, which override the string's.
 
     Raises:
         ValueError: The string is malformed, or OpenSpiel has no such game.
@@ -70,24 +70,24 @@ def parse_settings(game: str, parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_worth_saying(record: logging.LogRecord) -> bool:
-    """Keeps hangman from warning, at every copy of a state, that it plays with its own words."""
+    """False for hangman's warning, at every copy of a state, that it uses its own word list."""
     return "word list" not in record.getMessage()
 
 
 def load_game(settings: dict[str, Any]) -> Any:
-    """The ``pyspiel.Game`` of :func:`parse_settings`, made turn-based where players move at once. One a process.
+    """The ``pyspiel.Game`` for :func:`parse_settings`, turn-based if moves are simultaneous. A process loads it once.
 
     Raises:
-        ValueError: OpenSpiel cannot load it so, or it cannot be played as text.
+        ValueError: OpenSpiel cannot load it with these parameters, or it cannot be played as text.
     """
     return _load_once(freeze(settings))
 
 
 @functools.lru_cache(maxsize=1)
 def _make_room_for_y() -> None:
-    """Makes OpenSpiel's Y set aside its table of neighbours for every size of board.
+    """Makes OpenSpiel's Y allocate its table of neighbours for every board size.
 
-    Up to 2.0.2 a larger board moves that table in memory, and states of a smaller one then read what is not there.
+    Up to version 2.0.2 a larger board moves that table in memory, and states of a smaller one then read freed memory.
     """
     import_pyspiel().load_game(f"y(board_size={LARGEST_Y})").new_initial_state()
 
@@ -120,14 +120,14 @@ def _load_once(frozen: Any) -> Any:
 
 
 def freeze(value: Any) -> Any:
-    """Nested parameters as a key; types are kept apart, as OpenSpiel does (True is not 1)."""
+    """Nested parameters as a hashable key. Types are distinguished, as in OpenSpiel (True is not 1)."""
     if isinstance(value, dict):
         return dict, tuple((key, freeze(item)) for key, item in sorted(value.items()))
     return type(value), value
 
 
 def thaw(frozen: Any) -> Any:
-    """The parameters that :func:`freeze` made a key of."""
+    """The inverse of :func:`freeze`."""
     kind, value = frozen
     return {key: thaw(item) for key, item in value} if kind is dict else value
 

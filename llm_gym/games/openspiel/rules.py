@@ -1,4 +1,4 @@
-"""What a player is told about OpenSpiel's games: rules and notation as data, and a plain text for the rest."""
+"""The system messages of OpenSpiel's games: rules and notation of the named games, a generic text for the rest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BOARD_SAYS_ALL = frozenset(
     {"breakthrough", "clobber", "connect_four", "dots_and_boxes", "hex", "mnk", "nim", "othello", "pentago"}
     | {"tic_tac_toe", "y"}
 )
-"""Games whose ``str(state)`` and player to move determine all that can follow; elsewhere the history does."""
+"""Games in which ``str(state)`` and the player to move determine the rest; elsewhere the history does."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Notes:
     """What is known about one game.
 
     Attributes:
-        rules: The system text; empty for the plain one. ``{parameter}`` stands for a parameter of the game.
-        shorten: Takes off an action string what it says needlessly (who moves, an encoded number).
+        rules: The system message; empty for the generic one. ``{parameter}`` stands for a parameter of the game.
+        shorten: Removes redundant parts of an action string (who moves, an encoded number).
         sides: What the observation calls the seats.
-        view: Which of OpenSpiel's texts reads better, where it is not the one that :class:`OpenSpiel` would choose.
+        view: The better one of OpenSpiel's texts, where :class:`OpenSpiel` would choose the other.
     """
 
     rules: str
@@ -191,8 +191,8 @@ TRANSFORMS = {
 
 
 def innermost(game: Any) -> tuple[Any, str]:
-    """The game within the known transforms of ``game``, and what these change in its rules."""
-    pyspiel, twist = import_pyspiel(), ""
+    """The game inside the known transforms of ``game``, and what these change in its rules."""
+    pyspiel, change = import_pyspiel(), ""
     while (name := game.get_type().short_name) in TRANSFORMS:
         inner = dict(game.get_parameters()["game"])
         with silenced():
@@ -200,19 +200,19 @@ def innermost(game: Any) -> tuple[Any, str]:
                 game = pyspiel.load_game(inner.pop("name"), inner)
             except pyspiel.SpielError:  # normal_form_extensive_game forgets its parameters
                 break
-        twist += TRANSFORMS[name]
-    return game, twist
+        change += TRANSFORMS[name]
+    return game, change
 
 
 def notes_of(game: Any) -> Notes:
-    """The notes of a loaded ``pyspiel.Game``, its parameters filled in."""
-    inner, twist = innermost(game)
+    """The notes of a loaded ``pyspiel.Game``, with its parameters filled in."""
+    inner, change = innermost(game)
     kind = inner.get_type()
     notes = NOTES.get(kind.short_name, Notes(""))
     if not notes.rules:
         return replace(notes, rules=_plain_rules(game))
     parameters = {**kind.parameter_specification, **inner.get_parameters()}
-    return replace(notes, rules=twist + notes.rules.format(**parameters))
+    return replace(notes, rules=change + notes.rules.format(**parameters))
 
 
 def _plain_rules(game: Any) -> str:
@@ -228,7 +228,7 @@ def _plain_rules(game: Any) -> str:
 
 
 def largest_return(game: Any) -> float:
-    """The most that a player can earn: OpenSpiel's figure, but for 2048, where it leaves out all tiles but the last."""
+    """The largest return: OpenSpiel's ``max_utility``, except in 2048, where that counts the last tile only."""
     if game.get_type().short_name != "2048":
         return float(game.max_utility())
     # A tile of value 2**k made of twos has paid (k - 1) * 2**k; the 15 other cells hold at most half the last tile.

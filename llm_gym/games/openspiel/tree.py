@@ -1,4 +1,4 @@
-"""The states of a game and what OpenSpiel says of them, remembered where they will be met again."""
+"""The states of a game with what OpenSpiel says of them, remembered in games whose states recur."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import Any
 from llm_gym.games.openspiel.loading import load_game, thaw
 
 MAX_LENGTH = 32
-"""Only games this short are remembered: longer ones hardly meet a state twice."""
+"""States are remembered in games up to this length; in longer ones a state hardly ever recurs."""
 MAX_NODES = 5000
-"""So many states of one game are remembered in a process."""
+"""At most this many states of one game are remembered in a process."""
 
 
 class Node:
-    """A state, and what was asked of it so far.
+    """A state, and what OpenSpiel was asked about it so far.
 
-    A remembered node is shared by every game that passes through it, and never changes. Any other belongs to one game,
-    which moves its state on in place.
+    A remembered node is shared by all games that pass through it, and its state never changes. Any other node belongs
+    to one game, which advances its state in place.
 
     Attributes:
         state: The ``pyspiel.State``.
-        player: Who is to move, as OpenSpiel numbers it: below 0 for chance and for the end.
-        room: How many more nodes may be remembered, in a list that all remembered nodes share; None if this one is not.
-        outcomes: Chance's actions and their probabilities, once asked for.
-        moves: Action numbers of the legal actions by name, once asked for.
-        texts: What each player sees, once asked for.
-        earned: Each player's return so far, once asked for.
+        player: The player to move, as OpenSpiel numbers it: below 0 for chance and for the end.
+        room: One item, shared by all remembered nodes: how many more may be remembered. None if this one is not.
+        outcomes: Chance's actions and their probabilities, once computed.
+        moves: Name of a legal action -> its number, once computed.
+        texts: Player -> observation, once computed.
+        returns: Each player's return so far, once computed.
     """
 
-    __slots__ = ("children", "earned", "moves", "outcomes", "player", "room", "state", "texts")
+    __slots__ = ("children", "moves", "outcomes", "player", "returns", "room", "state", "texts")
 
     def __init__(self, state: Any, room: list[int] | None) -> None:
         self.state = state
@@ -39,10 +39,10 @@ class Node:
         self.outcomes: list[tuple[int, float]] | None = None
         self.moves: dict[str, int] | None = None
         self.texts: dict[int, str] = {}
-        self.earned: list[float] | None = None
+        self.returns: list[float] | None = None
 
     def after(self, action: int) -> Node:
-        """The node that ``action`` leads to. This one must not be used again, unless it is remembered."""
+        """The node that ``action`` leads to. A node that is not remembered must not be used afterwards."""
         if self.room is None:
             self.state.apply_action(action)
             return Node(self.state, None)
@@ -56,13 +56,13 @@ class Node:
         return child
 
     def copy(self) -> Node:
-        """A node for another game: itself, if it is remembered."""
+        """A node for another game; a remembered node is shared."""
         return self if self.room is not None else Node(self.state.clone(), None)
 
 
 @functools.lru_cache(maxsize=256)
 def remembered_root(settings: Any, view: str, max_chars: int) -> Node | None:
-    """The first node of the game with these (frozen) settings, as shown in this way; None for games not remembered."""
+    """The first node of a game, by its frozen settings and view; None for games that are not remembered."""
     game = load_game(thaw(settings))
     if game.max_game_length() > MAX_LENGTH or "python_" in str(game):  # copying a state in Python takes longer
         return None

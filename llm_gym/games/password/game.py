@@ -1,4 +1,4 @@
-"""The Password Game over text: one player, rules that appear one by one or all at once."""
+"""The Password Game over text: one player; rules appear one by one or all at once."""
 
 from __future__ import annotations
 
@@ -34,33 +34,33 @@ class PasswordGame(TextGame):
         Your last password, 6 characters: abc123
 
     In mode ``progressive`` the first turn shows rule 0, and one more rule appears each time that a password keeps all
-    that are shown. In mode ``all`` every rule is shown from the start. What an episode draws (captcha, Wordle answer,
-    moon phase, country, the two letters to sacrifice, colour) is told in its rule's text, and is always such that all
-    rules can hold together. In the last password characters that do not print show as U+FFFD.
+    rules shown. In mode ``all`` every rule is shown from the start. What is random in an episode (captcha, Wordle
+    answer, moon phase, country, the two letters to sacrifice, colour) is part of its rule's text, and all rules can
+    always hold together. In the last password, characters that do not print appear as U+FFFD.
 
     ## Action
     The password, any string: by default (``plain``) the whole reply without its ``<think>`` block and outer
-    whitespace. A password of more than ``max_length`` characters fails every rule.
+    whitespace. A password with more than ``max_length`` characters fails every rule.
 
     ## Reward
-    The sum of four terms, each times its weight. ``rules``: the number of rules shown that the last password keeps,
-    paid at the end. ``length``: minus the number of characters of the last password (``max_length`` at most), paid at
-    the end. ``progress``: 1 for each rule when it is first kept. ``bonus``: 1 when a password first keeps 5 or more
-    rules. A rule counts when a password was given while it was shown.
+    The weighted sum of four terms. ``rules``, at the end: the number of rules shown that the last password keeps.
+    ``length``, at the end: minus the number of characters of the last password, ``max_length`` at most. ``progress``: 1
+    for each rule when it is first kept. ``bonus``: 1 when a password first keeps 5 or more rules. A rule counts for
+    passwords given while it was shown.
 
     ``info`` has ``rules_shown``, ``rules_satisfied`` (how many of them the last password keeps), ``rules_kept`` (true
-    or false for each rule of the game) and ``rules_failed`` (the numbers of those that were shown and not kept);
-    before the first password none is satisfied and none failed.
+    or false for each rule of the game) and ``rules_failed`` (the numbers of rules that were shown and not kept). Before
+    the first password no rule is satisfied and none failed.
 
     ## Start and end
     The episode ends ``solved`` when all ``num_rules`` rules are kept, and ``failed`` after ``max_turns`` passwords.
     Mode ``progressive`` needs at least ``num_rules`` turns.
 
     ## Arguments
-    ``num_rules``: the game has the first so many rules, 1 to 26. ``mode``: ``progressive`` or ``all``. ``max_turns``:
-    passwords per episode (1 makes mode ``all`` a single-turn task). ``weights``: replaces some of ``{"rules": 1.0,
-    "length": 0.01, "progress": 0.0, "bonus": 0.0}``; the usual shaping is ``{"rules": 0.0, "progress": 1.0, "bonus":
-    10.0}``. ``max_length``: see above.
+    ``num_rules``: how many rules the game has, 1 to 26, in their order. ``mode``: ``progressive`` or ``all``.
+    ``max_turns``: passwords per episode (1 makes mode ``all`` a single-turn task). ``weights``: replaces some of
+    ``{"rules": 1.0, "length": 0.01, "progress": 0.0, "bonus": 0.0}``; the usual shaping is ``{"rules": 0.0,
+    "progress": 1.0, "bonus": 10.0}``. ``max_length``: see above.
 
     ## Version history
     v0: first version.
@@ -92,7 +92,7 @@ class PasswordGame(TextGame):
         self.num_rules, self.mode = num_rules, mode
         self.max_turns, self.max_length = max_turns, max_length
         self.rules = f"{RULES_TEXT[mode]} It has at most {max_length} characters; shorter is better."
-        self.pays_each_turn = bool(self.weights["progress"] or self.weights["bonus"])
+        self.dense_reward = bool(self.weights["progress"] or self.weights["bonus"])
         most = {"rules": num_rules, "length": -max_length, "progress": num_rules, "bonus": num_rules >= RULES_FOR_BONUS}
         extremes = [self.weights[name] * count for name, count in most.items()]
         self.reward_range = sum(min(e, 0.0) for e in extremes), sum(max(e, 0.0) for e in extremes)

@@ -41,14 +41,14 @@ CAPTCHA_DIGITS = "0123"
 
 @dataclass(frozen=True)
 class Secrets:
-    """What differs from episode to episode; each is told in its rule's text.
+    """What differs from episode to episode. Each is shown in its rule's text.
 
     Attributes:
         captcha: Three lower-case letters and two digits, in any order.
         wordle: A five-letter word.
         moon: One of the eight moon phases as an emoji.
         country: A country's name, lower-case.
-        sacrifice: The two letters that must not occur.
+        sacrifice: Two letters that must not occur.
         colour: A green, such as ``#00a000``.
     """
 
@@ -64,26 +64,26 @@ def draw_secrets(rng: np.random.Generator) -> Secrets:
     """Secrets under which all 26 rules can hold together."""
     chances = iter(rng.random(13).tolist())
 
-    def take(options: list[str]) -> str:
+    def draw(options: list[str]) -> str:
         return options.pop(int(next(chances) * len(options)))
 
-    wordle, country = take(WORDLE[:]), take(COUNTRIES[:])
+    wordle, country = draw(WORDLE[:]), draw(COUNTRIES[:])
     spare = [letter for letter in SACRIFICEABLE if letter not in wordle and letter not in country]
-    sacrifice = take(spare) + take(spare)
+    sacrifice = draw(spare) + draw(spare)
     letters = [letter for letter in string.ascii_lowercase if letter not in sacrifice]
-    parts = [take(letters) for _ in range(3)]
-    for digit in (take(list(CAPTCHA_DIGITS)), take(list(CAPTCHA_DIGITS))):
+    parts = [draw(letters) for _ in range(3)]
+    for digit in (draw(list(CAPTCHA_DIGITS)), draw(list(CAPTCHA_DIGITS))):
         parts.insert(int(next(chances) * (len(parts) + 1)), digit)
-    return Secrets("".join(parts), wordle, take(list(MOONS)), country, sacrifice, take(list(COLOURS)))
+    return Secrets("".join(parts), wordle, draw(list(MOONS)), country, sacrifice, draw(list(COLOURS)))
 
 
 def digit_sum(text: str) -> int:
-    """The sum of the decimal digits of any script. A superscript is no decimal digit."""
+    """The sum of the decimal digits, of any script. A superscript is not a decimal digit."""
     return sum(unicodedata.decimal(char) for char in text if char.isdecimal())
 
 
 def roman_value(numeral: str) -> int:
-    """A symbol before a larger one is subtracted: XXXV and VXL are 35."""
+    """The value of a numeral. A symbol before a larger one is subtracted: XXXV and VXL are 35."""
     values = [ROMAN[char] for char in numeral]
     return sum(-value if value < after else value for value, after in zip(values, [*values[1:], 0]))
 
@@ -121,7 +121,7 @@ Check = Callable[[str, str, Secrets], bool]
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule: what the player is told, with the episode's secret in its place, and the check."""
+    """One rule: its text, with a placeholder for the episode's secret, and its check."""
 
     text: str
     holds: Check
@@ -167,7 +167,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def rule_texts(secrets: Secrets, first: int = 0, end: int = len(RULES)) -> list[str]:
-    """What the player is told of the rules from ``first`` to before ``end`` in an episode with these secrets."""
+    """The texts of rules ``first`` to ``end - 1`` in an episode with these secrets."""
     return [rule.text.format_map(vars(secrets)) for rule in RULES[first:end]]
 
 

@@ -28,35 +28,32 @@ from llm_gym.games.password.rules import (
 
 LONGEST = 200
 SHARE_OF_RULES = 0.45
-"""How many rules the sampler sets out to keep: with those that hold by chance, about half come out kept."""
+"""Share of the rules that the sampler tries to keep. With those that hold by chance, about half are kept."""
 _RULE = re.compile(r"^(\d+)(?: ok| failed)?: (.+)$", re.MULTILINE)
 _RUNS = [string.ascii_lowercase[i : i + 3] for i in range(24)]
-# Two-letter symbols without a Roman numeral: beside one another, and after one, they make no further symbol.
+# Two-letter symbols without a Roman numeral: next to each other, or after one, they form no further symbol.
 _PLAIN_SYMBOLS = [symbol for symbol in ATOMIC_NUMBER if len(symbol) == 2 and symbol[0] not in ROMAN]
 _PAIRS = [*_PLAIN_SYMBOLS, *map("".join, combinations(_PLAIN_SYMBOLS, 2))]
 
 
 def solver(observation: str, info: dict[str, Any], rng: np.random.Generator | None = None) -> str:
-    """A password that keeps every rule that the observation shows. It draws nothing."""
+    """A password that keeps every rule in the observation. It is deterministic."""
     return compose(read_rules(observation))
 
 
 def sampler(observation: str, info: dict[str, Any], rng: np.random.Generator) -> str:
-    """A weak player: its passwords keep each rule shown with probability about one half.
-
-    It builds a password for a random part of the rules shown, and the others hold by chance.
-    """
+    """A weak player: a password for a random part of the rules in the observation. It keeps about half of the rules."""
     rules = read_rules(observation)
     return compose({number: text for number, text in rules.items() if rng.random() < SHARE_OF_RULES})
 
 
 def read_rules(observation: str) -> dict[int, str]:
-    """Number of each rule shown -> what its text says after the last colon, which is where secrets stand."""
+    """Number of each rule in the observation -> its text after the last colon, where a secret would be."""
     return {int(rule[1]): rule[2].rpartition(": ")[2] for rule in _RULE.finditer(observation)}
 
 
 def compose(rules: dict[int, str]) -> str:
-    """A password that keeps ``rules`` (as :func:`read_rules` gives them), and maybe others."""
+    """A password that keeps ``rules`` (from :func:`read_rules`), and perhaps others."""
     banned = set(rules.get(20, "")) - {" "}
     body = _words(rules, banned)
     body += _capitals(rules, banned, body)
@@ -106,7 +103,7 @@ def _symbols_adding_up_to(total: int) -> list[str]:
 
 
 def _fit(rules: dict[int, str], body: str) -> str:
-    """Adds digits and dashes so that the digits, the year and the length come out right."""
+    """Adds digits and dashes that make the digit sum, the leap year and the length correct."""
     for length in range(5 if 0 in rules else 0, LONGEST):
         for year in ("", "2000") if 14 in rules else ("",):
             password = _with_digits(rules, body, year, length).ljust(length, "-")

@@ -1,11 +1,11 @@
-"""Which programs of the prediction game are fair: what they may contain, and what they must print."""
+"""Whether a program of the prediction game is fair: what it may contain, and what it must print."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from llm_gym.games.code.programs import Judge
 from llm_gym.games.prediction import names
-from llm_gym.games.programs import Judge
 from llm_gym.parsing import extract_action, format_action
 
 _READ_NAMES = Path(names.__file__).read_text(encoding="utf-8")
@@ -17,7 +17,7 @@ def judge_program(program: str, judge: Judge, most_chars: int, most_output: int)
     """Runs ``program`` twice, with different hash seeds.
 
     Returns:
-        What it prints, outer blanks off, and an empty string; or an empty string and why the program is not fair.
+        Its output without outer whitespace, and an empty string; or an empty string, and why it is not fair.
     """
     unfair = _unfair_text(program, most_chars) or judge.run(_READ_NAMES, program, _HASH_SEEDS[0]).stdout.strip()
     if unfair:

@@ -1,4 +1,4 @@
-"""The prediction game: a program against a prediction of what it prints."""
+"""The prediction game: one player's program against the other's prediction of its output."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from llm_gym.game import IllegalAction, TextGame
+from llm_gym.games.code.drawing import pick
+from llm_gym.games.code.programs import Judge, fenced, shown
 from llm_gym.games.prediction.fairness import judge_program
 from llm_gym.games.prediction.names import MODULES, NAMES
 from llm_gym.games.prediction.players import reference, sampler
-from llm_gym.games.programs import Judge, fenced, pick, shown
 from llm_gym.sandbox import Isolation
 
 GENERATOR, PREDICTOR = 0, 1
@@ -24,10 +25,10 @@ SUBJECTS = (
 
 
 class PredictionGame(TextGame):
-    """The prediction game, ``llmgym/PredictionGame-v0``: player 0 writes a program, player 1 says what it prints.
+    """The prediction game, ``llmgym/PredictionGame-v0``: player 0 writes a program, player 1 predicts its output.
 
     ## Observation
-    Player 0, the generator, is told what makes a program fair and, drawn anew, what it might be about (it need not)::
+    Player 0, the generator, sees what makes a program fair, and a random subject, which it may ignore::
 
         You are the generator. Write a program. It might be about a while loop, with the number 17.
         It loses unless it runs without input within 2 seconds and prints one line ...
@@ -42,28 +43,27 @@ class PredictionGame(TextGame):
     ## Action
     The generator's is a program: by default (``fence``) the last fenced Python block of the reply, else the last fenced
     block, else the whole reply. The predictor's is the line that it expects, by default in ``\\boxed{42}``.
-    ``action_format`` may give each seat its own: ``("fence", "tag")``. In ``bracket`` a line with square brackets
-    cannot be given.
+    ``action_format`` may differ by seat: ``("fence", "tag")``. ``bracket`` cannot hold a line with square brackets.
 
     ## Reward
-    +1 to the generator and -1 to the predictor if the prediction is wrong, outer blanks aside; the other way round if
-    it is right. A program that is not fair loses for the generator at once. A fair program runs to its end within its
-    limits; prints one line of at most ``max_output`` characters, which a reply can hold; prints the same when it is
-    run again with another hash seed; has at most ``max_program`` characters, all of which print; imports only a few
-    modules that know no time and no chance, and does not use ``eval``, ``id`` and the like, which lead round this
-    (``MODULES`` and ``NAMES`` in :mod:`llm_gym.games.prediction.names`). The reward's term is ``prediction``, or
-    ``program`` where that was not fair.
+    +1 to the generator and -1 to the predictor if the prediction is wrong, the reverse if it is right; outer whitespace
+    does not count. The generator loses at once with a program that is not fair. A fair program ends within its limits;
+    prints one line of at most ``max_output`` characters, which a reply can contain; prints the same again with another
+    hash seed; has at most ``max_program`` characters, all of which print; imports only a few modules that do not depend
+    on the time or on random numbers, and does not use ``eval``, ``id`` and other ways around this (``MODULES`` and
+    ``NAMES`` in :mod:`llm_gym.games.prediction.names`). The reward term is ``prediction``, or ``program`` if that was
+    not fair.
 
     At the end ``info`` has ``output`` (of a fair program), ``prediction`` (its first 200 characters) and ``unfair``:
     what was not fair about the program, or an empty string.
 
     ## Start and end
-    One turn each, or the generator's alone where its program is not fair. The predictor's seat then sees an episode
-    that ended before its first turn; ``opponent="reference"`` writes fair programs only.
+    One turn each; the generator's only if its program is not fair. In the predictor's seat that is an episode which
+    ended before its first turn; ``opponent="reference"`` writes fair programs only.
 
     ## Arguments
     ``max_output``, ``max_program``: see above. ``timeout_s``: seconds that a run may take. ``isolation``: ``full``
-    (resetting the environment raises ``SandboxUnavailable`` where that cannot be had), ``container`` or
+    (resetting the environment raises ``SandboxUnavailable`` where that is not available), ``container`` or
     ``best_effort``.
 
     ## Version history
@@ -140,8 +140,8 @@ class PredictionGame(TextGame):
         return [-1.0, 1.0] if self.unfair or self.prediction == self.output else [1.0, -1.0]
 
     def reward_terms(self, player: int) -> dict[str, float]:
-        earned = self.returns()[player]
-        return {"prediction": 0.0 if self.unfair else earned, "program": earned if self.unfair else 0.0}
+        own = self.returns()[player]
+        return {"prediction": 0.0 if self.unfair else own, "program": own if self.unfair else 0.0}
 
     def info(self, player: int) -> dict[str, Any]:
         if self.current_player is not None:

@@ -1,5 +1,6 @@
-"""Which names and modules a program of the prediction game may use. It is read inside the sandbox, by this very file:
-parsing can warn, and a text can be made to exhaust the parser.
+"""The names and modules that a program of the prediction game may use.
+
+This file itself checks a program, inside the sandbox: parsing can print warnings, and a text can exhaust the parser.
 """
 
 import ast
@@ -9,15 +10,15 @@ MODULES = (
     *("bisect", "collections", "decimal", "fractions", "functools", "heapq", "itertools", "math", "operator", "re"),
     "string",
 )
-"""What a program may import: nothing that knows the time or draws random numbers."""
+"""What a program may import: nothing that depends on the time or on random numbers."""
 NAMES = ("compile", "eval", "exec", "getattr", "globals", "hash", "id", "input", "locals", "open", "vars")
-"""What a program may not use: ways round the imports, and addresses, on which two runs may happen to agree."""
+"""What a program may not use: ways around the import rule, and addresses, which two runs may share by chance."""
 _DEEPER_NAMES = {"__builtins__", "__import__", "__loader__", "__spec__"}
 _ATTRIBUTES = {"__builtins__", "__dict__", "__globals__", "__subclasses__", "_os", "_sys", "modules", "os", "sys"}
 
 
 def unfair_names(program: str) -> str:
-    """Why the names in ``program`` are not fair; empty where they are, or where the compiler will refuse it."""
+    """Why the names in ``program`` are not fair; empty if they are, or if the program does not compile."""
     try:
         tree = ast.parse(program)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -1,4 +1,4 @@
-"""Scripted players of the prediction game, for both seats. They read what a player reads."""
+"""Scripted players of the prediction game, for both seats. They read only what a player reads."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_gym.games.code_execution.tasks import fill
-from llm_gym.games.programs import broken, pick
+from llm_gym.games.code.drawing import broken, fill, pick
 from llm_gym.sandbox import run
 
 SHARE_BROKEN = 0.3
@@ -34,23 +33,22 @@ PUZZLES = (
     'counts = {}\nfor letter in "$word$other":\n    counts[letter] = counts.get(letter, 0) + 1\n'
     "print(max(counts.values()), len(counts))",
 )
-"""Programs with values to be drawn, the easy ones first."""
+"""Templates of programs, the easy ones first."""
 
 
 def reference(observation: str, info: dict[str, Any], rng: np.random.Generator) -> str:
-    """As generator writes fair programs, the easy and the hard ones alike; as predictor runs the program."""
+    """As generator writes a random fair program; as predictor runs the program."""
     if info["player"] == 0:
         puzzle = PUZZLES[pick(len(PUZZLES), rng)]
         return Template(puzzle).substitute(fill(puzzle, rng))
-    # Best effort is as strong here as the isolation in which the game has just run this very program.
+    # The game has just run this program under its own isolation, which best effort matches on the same machine.
     return run(_shown_program(observation), isolation="best_effort", hash_seed=1).stdout.strip()
 
 
 def sampler(observation: str, info: dict[str, Any], rng: np.random.Generator) -> str:
-    """A weak player: as generator breaks three programs in ten; as predictor is the weaker, the longer the program.
+    """A weak player. As generator it breaks three programs in ten; as predictor it does worse on longer programs.
 
-    It predicts rightly a program of one line, half of those of two lines, a third of those of three; the others it
-    guesses.
+    It is right about every program of one line, half of those of two lines, a third of those of three, and so on.
     """
     if info["player"] == 0:
         program = reference(observation, info, rng)

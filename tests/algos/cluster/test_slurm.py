@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,14 +18,14 @@ from algos.run_folder import checkpoints as checkpoint
 
 REPOSITORY = Path(__file__).parents[3]
 SCRIPTS = REPOSITORY / "examples" / "slurm"
-SRUN = '''#!{python}
+SRUN = '''
 """Runs a command once a task, as srun does: signals go on to all, the highest exit status comes back."""
 import os, signal, subprocess, sys
 words = sys.argv[1:]
 options = dict(word.lstrip("-").split("=", 1) for word in words[: [w.startswith("--") for w in words].index(False)])
 command = words[len(options):]
 tasks = int(options["ntasks"])
-env = lambda i: {{**os.environ, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i), "SLURM_NTASKS": str(tasks)}}
+env = lambda i: {**os.environ, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i), "SLURM_NTASKS": str(tasks)}
 running = [subprocess.Popen(command, env=env(i)) for i in range(tasks)]
 signal.signal(signal.SIGUSR1, lambda *_: [task.send_signal(signal.SIGUSR1) for task in running])
 sys.exit(max(task.wait() % 256 for task in running))
@@ -39,7 +40,9 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Puts srun and scontrol on PATH; returns the file that notes what scontrol was asked to do."""
     log = tmp_path / "scontrol.log"
     log.touch()
-    for name, text in (("srun", SRUN.format(python=sys.executable)), ("scontrol", SCONTROL.format(log=log))):
+    # Started by bash: a shebang cannot hold the path of an interpreter that has a blank in it.
+    srun = f'#!/bin/bash\nexec {shlex.quote(sys.executable)} -c {shlex.quote(SRUN)} "$@"\n'
+    for name, text in (("srun", srun), ("scontrol", SCONTROL.format(log=shlex.quote(str(log))))):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     job = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "localhost", "SLURM_SUBMIT_DIR": str(REPOSITORY)}

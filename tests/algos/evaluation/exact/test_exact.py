@@ -24,7 +24,8 @@ from algos.model.chat import Chat  # noqa: E402
 from algos.model.load import load_model  # noqa: E402
 from llm_gym.games.openspiel import OpenSpiel  # noqa: E402
 from llm_gym.games.tic_tac_toe import TicTacToe  # noqa: E402
-from llm_gym.opponents import minimax_value, nash_table  # noqa: E402
+from llm_gym.opponents.minimax import minimax_value  # noqa: E402
+from llm_gym.opponents.nash import nash_table  # noqa: E402
 
 
 def perfect(states: Sequence[State]) -> list[dict[str, float]]:

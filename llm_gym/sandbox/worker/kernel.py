@@ -8,7 +8,7 @@ import os
 import struct
 from collections.abc import Callable, Iterable
 
-from llm_gym.sandbox.inside.syscalls import ALLOWED, CAPSET, CHECKED, CLONE3, PIVOT_ROOT, MachineNumbers
+from llm_gym.sandbox.worker.syscalls import ALLOWED, CAPSET, CHECKED, CLONE3, PIVOT_ROOT, MachineNumbers
 
 NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 2, 4, 8, 0x4000, 0x40000
@@ -94,7 +94,7 @@ def set_mount_attributes(mount_fd: int, attributes: int) -> None:
 
 
 def pivot_to(root: str) -> None:
-    """Make the mount at `root` this process's `/` and let go of everything else."""
+    """Make the mount at `root` this process's `/` and detach everything else."""
     os.chdir(root)
     pivot_root = _number(PIVOT_ROOT)
     assert pivot_root is not None

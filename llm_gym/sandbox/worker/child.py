@@ -20,8 +20,8 @@ from collections.abc import Callable
 from os import _exit, close, closerange, dup2, read, write
 from typing import Any, NoReturn
 
-from llm_gym.sandbox.inside import plain, wire
-from llm_gym.sandbox.inside.isolate import MOST_FILES
+from llm_gym.sandbox.worker import plain, wire
+from llm_gym.sandbox.worker.isolate import MOST_FILES
 
 FILENAME = "<program>"
 # Descriptors of the process while it gets ready.
@@ -32,7 +32,7 @@ _REHEARSALS = 16
 _RAISE = compile("raise", "", "exec").co_code[-2]
 
 
-def live(mode: int, fds: tuple[int, ...], size: int, started: int, close_in: Callable[[], None]) -> NoReturn:
+def run_program(mode: int, fds: tuple[int, ...], size: int, started: int, tighten: Callable[[], None]) -> NoReturn:
     """Run the program and leave. Called in the freshly forked process, whose standard streams are in place.
 
     Args:
@@ -42,7 +42,7 @@ def live(mode: int, fds: tuple[int, ...], size: int, started: int, close_in: Cal
         size: See there.
         started: Gets one byte after the program compiled and before it runs, and is then closed: nothing later can
             change it.
-        close_in: Puts this process under what is refused to it beyond the server's own limits.
+        tighten: Restricts this process further than the server is.
     """
     status = wire.NOT_EVEN_TRIED
     try:
@@ -54,7 +54,7 @@ def live(mode: int, fds: tuple[int, ...], size: int, started: int, close_in: Cal
             closerange(ANSWERS + 1, MOST_FILES)
         else:
             closerange(ANSWERS, MOST_FILES)
-        close_in()
+        tighten()
         if b"random" in text or b"statistics" in text or b"import_" in text:
             _reseed()
         status = 1

@@ -1,4 +1,4 @@
-"""Evaluates a test's own part over a solution's values: the few kinds of expression whose cost they cannot raise."""
+"""Evaluates the author's part of a test over a solution's values, where the values cannot make that costly."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from llm_gym.sandbox.operands import HOLES
+from llm_gym.sandbox.grading.operands import HOLES
 
 _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
@@ -34,7 +34,7 @@ _NUMBERS = (int, float)
 
 
 class Unjudged(Exception):
-    """The expression is none of the kinds that are evaluated here."""
+    """The expression is of a kind that is not evaluated here."""
 
 
 def judge_here(statement: ast.expr, values: list[Any]) -> bool:

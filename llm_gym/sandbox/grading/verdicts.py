@@ -1,7 +1,7 @@
-"""All tests of one solution in one process, judged outside it.
+"""Runs all tests of a solution in one process, and judges them outside it.
 
-A test such as `assert f(2) == 4` is split into what the solution computes (`f(2)`, an operand) and what the test's
-author says of it (the rest). Only operands go to the solution's process, which never sees an expected value and sends
+A test such as `assert f(2) == 4` is split into what the solution computes (`f(2)`, an operand) and the rest, which is
+the test author's. Only operands go to the solution's process, which never sees an expected value and sends
 back values as plain data. The rest is evaluated where no line of the solution has run: simple comparisons here,
 anything else in a fresh process of the sandbox.
 """
@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_gym.sandbox.inside import plain
-from llm_gym.sandbox.judging import Unjudged, judge_here
-from llm_gym.sandbox.operands import HOLES, SplitTest, operands_source, split_tests
+from llm_gym.sandbox.grading.judging import Unjudged, judge_here
+from llm_gym.sandbox.grading.operands import HOLES, SplitTest, operands_source, split_tests
 from llm_gym.sandbox.pool import Pool, shared_pool
 from llm_gym.sandbox.results import Isolation, Limits, Result
+from llm_gym.sandbox.worker import plain
 
 # A set or dict of more keys is compared in the sandbox, for keys that all collide would keep this process busy
 # for minutes.
@@ -29,12 +29,12 @@ _PLAIN_SOURCE = Path(plain.__file__).read_text(encoding="utf-8")
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of one test.
+    """The result of one test.
 
     Attributes:
         test: The test as it was given.
         passed: Whether it held.
-        reason: Why it did not, in a line for whoever has to repair the solution; empty where it did.
+        reason: Why it did not hold, in a line that helps to repair the solution; empty if it held.
     """
 
     test: str
@@ -44,7 +44,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Grade:
-    """What came of all tests of one solution.
+    """The results of all tests of one solution.
 
     Attributes:
         verdicts: One a test, in order.
@@ -69,7 +69,7 @@ def run_tests(
     pool: Pool | None = None,
     isolation: Isolation = "full",
 ) -> Grade:
-    """Grade a solution nobody trusts by `assert` statements that are trusted.
+    """Grade an untrusted solution by trusted `assert` statements.
 
     Args:
         solution: Python source. It runs once, under the name `solution`, before the first test.
@@ -82,7 +82,7 @@ def run_tests(
 
     Raises:
         ValueError: A test is not one `assert` statement.
-        SandboxUnavailable: The isolation that was asked for cannot be had here.
+        SandboxUnavailable: The requested isolation is not available here.
     """
     pool = pool or shared_pool(isolation, limits)
     split = split_tests(tuple(tests), imports)
@@ -107,7 +107,7 @@ def _why_not_reached(result: Result) -> str:
 
 
 def _judge(test: SplitTest, line: bytes, imports: str, pool: Pool) -> Verdict:
-    """The line comes from the solution's process: any bytes at all."""
+    """Judge one test. The line comes from the solution's process, so it may hold any bytes."""
     try:
         answers = plain.parse(line.decode())
         if not isinstance(answers, list) or len(answers) != len(test.operands):
@@ -143,7 +143,7 @@ def _held(statement: ast.expr, nodes: list[Any], imports: str, pool: Pool) -> tu
 
 
 def _difference(statement: ast.expr, encoded: list[str]) -> str:
-    """What came and, where the test is a plain comparison, what was expected."""
+    """What the solution gave and, if the test is a simple comparison, what was expected."""
     got = ", ".join(repr(plain.decode(text)) if len(text) < 1000 else f"{text[:300]}..." for text in encoded)
     if isinstance(statement, ast.Compare) and isinstance(statement.ops[0], ast.Eq) and len(encoded) == 1:
         return f"got {got}, expected {ast.unparse(statement)}".replace("_holes[0]", "it")[:1000]

@@ -1,4 +1,4 @@
-"""Lays a server's memory out so that a fork of it is cheap: what a fork costs is the pages that it copies."""
+"""Arranges a server's memory so that its forks copy few pages, which is most of what a fork costs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Splits an `assert` into what the solution computes and what the test's author says of it."""
+"""Splits an `assert` into what the solution computes and the rest, which is the test author's."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def split_tests(tests: tuple[str, ...], imports: str) -> tuple[SplitTest, ...]:
         imports: Statements whose names are the author's, not the solution's.
 
     Raises:
-        ValueError: A test is not one `assert` statement, or `imports` is no Python.
+        ValueError: A test is not one `assert` statement, or `imports` is not Python.
     """
     expressions = [_asserted(test) for test in tests]
     trusted = set(dir(builtins)) | {"math"} | _bound_by(imports)
@@ -105,7 +105,7 @@ def _bound_by(imports: str) -> set[str]:
 
 
 def _foreign(node: ast.AST, trusted: set[str]) -> bool:
-    """Whether a name of the solution occurs in it; names that a comprehension in it binds are nobody's."""
+    """Whether a name of the solution occurs in it. Names bound by a comprehension or lambda in it do not count."""
     names = [inner for inner in ast.walk(node) if isinstance(inner, ast.Name)]
     bound = {name.id for name in names if isinstance(name.ctx, ast.Store)}
     bound |= {argument.arg for inner in ast.walk(node) if isinstance(inner, ast.Lambda) for argument in inner.args.args}

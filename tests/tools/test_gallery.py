@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from llm_gym import GAMES
-from llm_gym.gallery import load, reference_players, render, returns_and_outcomes, score, wilson
+from tools.gallery import load, reference_players, render, returns_and_outcomes, score, wilson
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "environments.md").read_text()
 SCORES, OPEN_SPIEL = load(DOCS / "environments.json")
-REGENERATE = "run `python -m llm_gym.gallery`"
+REGENERATE = "run `python -m tools.gallery`"
 REPLAYED, REPLAYED_OF_SEARCH = 10, 2
 
 same_openspiel = pytest.mark.skipif(
@@ -41,7 +41,7 @@ def test_every_id_has_its_section_and_all_its_players(name):
     assert {player: kept.games for player, kept in SCORES[name].items()} == reference_players(name), REGENERATE
     section = re.search(rf"^## {name}\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
     assert section is not None
-    for part in (f"`llmgym/{name}-v0`", "Told first:\n\n```", "An observation:\n\n```", "A reply:"):
+    for part in (f"`llmgym/{name}-v0`", "System message:\n\n```", "An observation:\n\n```", "A reply:"):
         assert part in section[1]
     rows = re.findall(r"^\| (\S+) \| (\d+) \| (\d+)% \((\d+) to (\d+)\) ", section[1], re.MULTILINE)
     assert [row[0] for row in rows] == list(SCORES[name])

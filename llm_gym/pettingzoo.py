@@ -1,16 +1,29 @@
-"""The PettingZoo view of a game: every seat is open. Imports PettingZoo; :func:`llm_gym.aec` does so when called."""
+"""The PettingZoo environment of a game: every seat is open. :func:`llm_gym.aec` imports this module when called.
+
+Raises:
+    gymnasium.error.DependencyNotInstalled: On import, where PettingZoo is not installed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from gymnasium.error import ResetNeeded
+import gymnasium
+from gymnasium.envs.registration import load_env_creator
+from gymnasium.error import DependencyNotInstalled, ResetNeeded
 from gymnasium.utils import seeding
-from pettingzoo import AECEnv
 
+from llm_gym.env import TextEnv
 from llm_gym.match import GameSpec, Match, make_game
 from llm_gym.spaces import Unicode
+
+try:
+    from pettingzoo import AECEnv
+except ModuleNotFoundError as error:
+    if error.name != "pettingzoo":
+        raise
+    raise DependencyNotInstalled('PettingZoo is not installed: pip install "llm-gym[pettingzoo]"') from error
 
 
 class Text(str):
@@ -24,22 +37,14 @@ class TextAECEnv(AECEnv[str, str, str]):
     """A game of text whose players, ``player_0``, ``player_1``, ..., take turns as the rules say.
 
     Observation and action are strings (:class:`llm_gym.spaces.Unicode`): the situation now, and the whole reply.
-    ``infos[agent]`` is as in :class:`llm_gym.TextEnv`; it is renewed when the agent's turn comes, and for all when the
-    game ends. ``reward_terms`` there name the parts of the reward that :meth:`last` gives. An invalid reply does what
-    ``on_invalid`` says, as in :class:`llm_gym.TextEnv`.
+    ``infos[agent]`` is as in :class:`llm_gym.TextEnv`. It is updated when the agent's turn comes, and for all agents
+    when the game ends. Its ``reward_terms`` are the parts of the reward that :meth:`last` returns.
 
     Args:
-        text_game: The rules: a :class:`llm_gym.TextGame` class, a callable that makes one, or its ``"module:name"``.
-        action_format: How a reply marks its action, for all seats or one a seat; by default the game's own.
-        on_invalid: ``lose``, ``retry:n``, ``penalty:x`` or ``random``.
-        show_legal: Whether observations list the legal actions.
-        random_opening: Each game begins with 0 to so many random legal moves (see :class:`llm_gym.TextEnv`).
-        render_mode: ``"ansi"`` or None.
-        name: What the environment is called.
-        **game_settings: Passed on to ``text_game``.
+        name: What the environment is called. The other arguments are those of :class:`llm_gym.TextEnv`.
 
     Raises:
-        ValueError: A setting is none of the above, or the game has one player only.
+        ValueError: A setting is wrong, or the game has one player only.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "is_parallelizable": False}
@@ -83,7 +88,7 @@ class TextAECEnv(AECEnv[str, str, str]):
         return self.action_spaces[agent]
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> None:
-        """Starts a game; a seed fixes all of its chance."""
+        """Starts a game. A seed fixes all randomness in it."""
         if seed is not None or self._rng is None:
             self._rng, _ = seeding.np_random(seed)
         self.agents = list(self.possible_agents)
@@ -97,12 +102,12 @@ class TextAECEnv(AECEnv[str, str, str]):
         }
         self._skip_agent_selection = None  # PettingZoo's note of whose turn it was when agents began to leave
         self._terms: dict[str, dict[str, float]] = {agent: {} for agent in self.agents}
-        self._texts: dict[str, str] = {}
+        self._texts: dict[str, str] = {}  # the latest observation of each agent that was shown one
         self.match.reset(self._rng, options)
         self._turn()
 
     def step(self, action: str | None) -> None:
-        """Takes the whole reply of the agent whose turn it is; None from an agent whose game is over.
+        """Plays the whole reply of the agent whose turn it is; None from an agent whose game is over.
 
         Raises:
             ResetNeeded: The game is over and every agent has left, or none was started.
@@ -114,27 +119,25 @@ class TextAECEnv(AECEnv[str, str, str]):
         if self.terminations[agent]:
             self._was_dead_step(action)
             return
-        match.take(self._seats[agent], action)  # type: ignore[arg-type]
+        match.apply_reply(self._seats[agent], action)  # type: ignore[arg-type]
         self._cumulative_rewards[agent] = 0.0
         self._terms[agent] = {}
-        over = match.current_player is None
         for each, seat in self._seats.items():
-            self.rewards[each] = 0.0
-            if over or match.beside_rules[seat] or match.game.pays_each_turn:
-                terms, sums = match.collect(seat), self._terms[each]
-                self.rewards[each] = float(sum(terms.values()))
-                self._terms[each] = {name: sums.get(name, 0.0) + terms.get(name, 0.0) for name in {**sums, **terms}}
+            terms, sums = match.pop_reward_terms(seat), self._terms[each]
+            self.rewards[each] = float(sum(terms.values()))
+            self._terms[each] = {name: sums.get(name, 0.0) + terms.get(name, 0.0) for name in {**sums, **terms}}
         self._accumulate_rewards()
         self._turn()
 
     def _turn(self) -> None:
-        """Shows the situation to who is to move, or to all at the end."""
+        """Shows the situation to the agent to move, or to all agents at the end."""
         player = self.match.current_player
         if player is None:
             self.terminations = dict.fromkeys(self.agents, True)
         self.agent_selection = self.agents[player or 0]
         for agent in self.agents if player is None else [self.agent_selection]:
-            self._texts[agent], self.infos[agent] = self.match.view(self._seats[agent])
+            first = agent not in self._texts
+            self._texts[agent], self.infos[agent] = self.match.view(self._seats[agent], with_rules=first)
             if self._terms[agent]:
                 self.infos[agent]["reward_terms"] = self._terms[agent]
 
@@ -144,8 +147,21 @@ class TextAECEnv(AECEnv[str, str, str]):
         return Text(self.match.game.observe(self._seats[agent]))
 
     def render(self) -> str | None:
-        """The situation as the agent sees it whose turn it is, in render mode ``ansi``."""
+        """The situation as the agent to move sees it, in render mode ``ansi``."""
         return self.match.game.observe(self._seats[self.agent_selection]) if self.render_mode == "ansi" else None
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+def make_aec(env_id: str, **settings: Any) -> TextAECEnv:
+    """See :func:`llm_gym.aec`."""
+    spec = gymnasium.spec(env_id)
+    maker = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    if not (isinstance(maker, type) and issubclass(maker, TextEnv)):
+        raise ValueError(f"aec needs the id of a text environment (llm_gym.TextEnv), not {env_id!r}")
+    for name in ("opponent", "seat"):
+        if name in settings:
+            raise ValueError(f"aec has no {name}: every seat is open")
+    kept = {name: value for name, value in spec.kwargs.items() if name not in ("opponent", "seat")}
+    return TextAECEnv(**{**kept, **settings}, name=spec.name)

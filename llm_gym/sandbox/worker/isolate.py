@@ -1,4 +1,4 @@
-"""Builds, once, the place in which a server's programs run. Each step names its layer when the kernel refuses."""
+"""Isolates a server, once, before it runs programs. Each step names its layer if the kernel refuses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from llm_gym.sandbox.inside import kernel
+from llm_gym.sandbox.worker import kernel
 
 NAMESPACES, LANDLOCK, SECCOMP, ACCOUNT = "namespaces", "landlock", "seccomp", "unprivileged account"
 NOBODY = 65534
@@ -23,7 +23,7 @@ MOST_FILES = 64
 
 
 class LayerMissing(Exception):
-    """A layer that was asked for cannot be had here.
+    """A requested layer is not available here.
 
     Args:
         layer: One of `NAMESPACES`, `LANDLOCK`, `SECCOMP`, `ACCOUNT`.
@@ -37,7 +37,7 @@ class LayerMissing(Exception):
 
 
 @contextmanager
-def _layer(name: str) -> Iterator[None]:
+def layer(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, KeyError, AttributeError) as error:
@@ -57,7 +57,7 @@ def may_become_nobody() -> bool:
 
 def become_nobody() -> None:
     """Root's children must not be root: files, signals and the process limit all spare uid 0."""
-    with _layer(ACCOUNT):
+    with layer(ACCOUNT):
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
@@ -72,24 +72,28 @@ def enter_user_namespace(flags: int, proc_self: int, uid: int, gid: int) -> None
         os.close(file)
 
 
-def leave_namespaces() -> None:
-    """The first step: new namespaces for this process and, for pids, for the next one it forks.
+def enter_namespaces(flags: int) -> None:
+    """New namespaces for this process and, for pids, for the next one it forks.
 
     Root makes them with its own power and enters a user namespace last, as nobody; anyone else enters the user
     namespace first.
     """
-    flags = kernel.NEWNS | kernel.NEWPID | kernel.NEWNET | kernel.NEWIPC | kernel.NEWUTS
-    with _layer(NAMESPACES):
-        if may_become_nobody():
-            kernel.unshare(flags)
-        else:
-            proc_self = os.open("/proc/self", os.O_DIRECTORY)
-            enter_user_namespace(flags, proc_self, os.geteuid(), os.getegid())
-            os.close(proc_self)
+    if may_become_nobody():
+        kernel.unshare(flags)
+    else:
+        proc_self = os.open("/proc/self", os.O_DIRECTORY)
+        enter_user_namespace(flags, proc_self, os.geteuid(), os.getegid())
+        os.close(proc_self)
+
+
+def leave_namespaces() -> None:
+    """The first step: every namespace is a new one."""
+    with layer(NAMESPACES):
+        enter_namespaces(kernel.NEWNS | kernel.NEWPID | kernel.NEWNET | kernel.NEWIPC | kernel.NEWUTS)
 
 
 def visible_paths() -> list[str]:
-    """The standard library and the shared libraries it may load: all of this machine's files that a program sees."""
+    """The standard library and the shared libraries it may load: the only files of this machine that a program sees."""
     own = [entry for entry in sys.path if not entry.endswith("-packages")]
     roots = [*own, os.path.join(sys.base_prefix, "lib"), *_LIBRARIES]
     existing = {
@@ -114,7 +118,7 @@ def hidden_paths(visible: list[str]) -> list[str]:
 
 
 def preloaded_packages() -> list[str]:
-    """Where the loaded modules lie that are not of the standard library: visible still, for what they load later."""
+    """Paths of the loaded packages outside the standard library. They stay visible, for what they import later."""
     standard = sys.stdlib_module_names
     found = set()
     for name, module in list(sys.modules.items()):
@@ -197,7 +201,7 @@ def _landlock_without_mounts() -> None:
 
 
 def _limit_resources() -> None:
-    """What no program needs more of; limits that differ between programs are set in their own processes."""
+    """Limits that are the same for all programs. Those that differ are set in the programs' own processes."""
     fixed = {
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_NOFILE: MOST_FILES,
@@ -212,11 +216,11 @@ def _limit_resources() -> None:
             resource.setrlimit(limit, (value, value))
 
 
-def close_in(layers: list[str], temporary_bytes: int) -> None:
-    """All layers, in the order in which each still has the power it needs; before the first program."""
+def enter_sandbox(layers: list[str], temporary_bytes: int) -> None:
+    """All layers, before the first program, in an order that leaves each step the privileges it needs."""
     _limit_resources()
     if NAMESPACES in layers:
-        with _layer(NAMESPACES):
+        with layer(NAMESPACES):
             proc_self = os.open("/proc/self", os.O_DIRECTORY)
             _socket.sethostname("sandbox")
             root = may_become_nobody()
@@ -237,7 +241,7 @@ def close_in(layers: list[str], temporary_bytes: int) -> None:
             raise LayerMissing(ACCOUNT, f"the account the programs run under cannot read {library}")
         os.chdir("/")
     if LANDLOCK in layers:
-        with _layer(LANDLOCK):
+        with layer(LANDLOCK):
             if NAMESPACES in layers:
                 kernel.landlock(["/"], [TEMPORARY, *(path for path in _DEVICES if os.path.exists(path))])
             else:
@@ -251,5 +255,5 @@ def close_in(layers: list[str], temporary_bytes: int) -> None:
             kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     if SECCOMP in layers:
-        with _layer(SECCOMP):
+        with layer(SECCOMP):
             kernel.prepared_seccomp(kernel.allow_list())()

@@ -1,4 +1,4 @@
-"""The warm server: imports what programs need, closes the sandbox behind itself, then forks one process a program."""
+"""The warm server: imports what programs need, isolates itself, then forks one process per program."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import json
 import os
 import resource
 import signal
-import stat
 import struct
 import sys
 import time
@@ -19,8 +18,8 @@ from select import POLLIN, poll
 from time import monotonic
 from typing import Any, NoReturn
 
-from llm_gym.sandbox.inside import child, isolate, kernel, wire
-from llm_gym.sandbox.inside.memory import leave_no_gaps
+from llm_gym.sandbox.worker import child, isolate, kernel, relocate, temporary, wire
+from llm_gym.sandbox.worker.memory import leave_no_gaps
 
 # How far apart two looks at a program's processor time are, at most, where it has a limit.
 _CPU_LOOK_S = 0.05
@@ -52,6 +51,9 @@ def main(settings_text: str) -> NoReturn:
     control = _socket.socket(fileno=_CONTROL)
     try:
         _raise_oom_score()
+        os.umask(0o022)  # the programs' account must be able to enter the folders of the new root
+        if isolate.NAMESPACES in settings["layers"]:
+            relocate.leave_tmp(settings, _CONTROL)
         parent = os.pidfd_open(settings["parent"]) if hasattr(os, "pidfd_open") else -1
         if isolate.NAMESPACES in settings["layers"]:
             isolate.leave_namespaces()
@@ -73,7 +75,7 @@ def _say(control: _socket.socket, message: dict[str, Any]) -> None:
 
 
 def _raise_oom_score() -> None:
-    """Where memory runs out, the kernel shall take a program before the trainer."""
+    """If memory runs out, the kernel should kill a program before it kills the trainer."""
     try:
         with open("/proc/self/oom_score_adj", "w") as score:
             score.write("1000")
@@ -115,14 +117,14 @@ class Server:
         standard_path = list(sys.path)
         _preload(settings["preload"], settings["search"])
         _fresh_streams()
-        # There is no /proc later on.
+        # /proc cannot be read later.
         size = os.open("/proc/self/statm", os.O_RDONLY) if os.path.exists("/proc/self/statm") else None
         # This process, and the watcher unless root left it outside the user namespace.
         self._own_processes = 1 if isolate.may_become_nobody() else 2
-        isolate.close_in(layers, settings["temporary_bytes"])
+        isolate.enter_sandbox(layers, settings["temporary_bytes"])
         if self._contained:
-            _wipe(isolate.TEMPORARY)
-            self._wiped = _traces(isolate.TEMPORARY)
+            temporary.wipe(isolate.TEMPORARY)
+            self._wiped = temporary.traces(isolate.TEMPORARY)
         self._install = {}
         if self._filtered and self._contained:
             self._install = {
@@ -154,7 +156,7 @@ class Server:
         except (ValueError, OSError):
             if sys.platform == "linux":
                 raise
-        # One byte more than is allowed, so that writing just what is allowed is no crime.
+        # One byte more than the limit, so that a program can write exactly up to the limit.
         resource.setrlimit(resource.RLIMIT_FSIZE, (output + 1, output + 1))
         if self._contained:
             # Exact only in a user namespace of one's own.
@@ -184,11 +186,11 @@ class Server:
         dup2(fds[1], 0)
         dup2(fds[2], 1)
         dup2(fds[3], 2)
-        close_in = self._closing_in(tuple(limits))
+        tighten = self._tightener(tuple(limits))
         began = monotonic()
         pid = fork()
         if pid == 0:
-            child.live(mode, fds, size, self._start, close_in)
+            child.run_program(mode, fds, size, self._start, tighten)
         cut, gone = _wait(pid, began, wall_limit, cpu_limit)
         wall = monotonic() - began
         status, usage = self._end(pid, cut, gone)
@@ -197,12 +199,12 @@ class Server:
         except BlockingIOError:
             started = False
         closerange(self._first_free, isolate.MOST_FILES)
-        if self._contained and _traces(isolate.TEMPORARY) != self._wiped:
-            _wipe(isolate.TEMPORARY)
+        if self._contained and temporary.traces(isolate.TEMPORARY) != self._wiped:
+            temporary.wipe(isolate.TEMPORARY)
         return started, status, cut, wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * _RSS_UNIT
 
-    def _closing_in(self, limits: tuple[int, ...]) -> Callable[[], None]:
-        """What a program's process does to itself before the program runs."""
+    def _tightener(self, limits: tuple[int, ...]) -> Callable[[], None]:
+        """How a program's process restricts itself before the program runs."""
         refuse = self._install.get(limits[2] > 1, self._refuse_by_pid)
         if limits == self._limits:
             return refuse
@@ -306,42 +308,3 @@ def _wait_by_looking(pid: int, deadline: float) -> tuple[int, Ended | None]:
         if ended:
             return wire.FINISHED, (status, usage)
     return wire.CUT_BY_WALL, None
-
-
-def _traces(folder: str) -> tuple[int, ...]:
-    """All that a program could have changed about the folder: a tmpfs counts a folder's entries in its size."""
-    seen = os.stat(folder)
-    return seen.st_mode, seen.st_nlink, seen.st_size, seen.st_atime_ns, seen.st_mtime_ns
-
-
-def _wipe(folder: str) -> None:
-    """Empty the folder and set it right, however deep, wide, odd or locked what a program left in it is.
-
-    It steps down and up one folder at a time: no path is built that could be too long, no descriptor held a level.
-    """
-    os.chmod(folder, 0o700)
-    os.chdir(folder)
-    names: list[bytes] = []
-    while True:
-        below = _remove_files_here()
-        if below is not None:
-            os.chmod(below, 0o700)
-            os.chdir(below)
-            names.append(below)
-        elif names:
-            os.chdir(b"..")
-            os.rmdir(names.pop())
-        else:
-            break
-    os.utime(folder, (0, 0))
-
-
-def _remove_files_here() -> bytes | None:
-    """Remove what is no folder from the working directory; returns the name of a folder in it, if there is one."""
-    below = None
-    for name in os.listdir(b"."):
-        if stat.S_ISDIR(os.lstat(name).st_mode):
-            below = name
-        else:
-            os.unlink(name)
-    return below

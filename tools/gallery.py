@@ -1,7 +1,7 @@
-"""Writes ``docs/environments.md``, the page of all environments, from the code: ``python -m llm_gym.gallery``.
+"""Writes ``docs/environments.md``, the page of all environments: ``python -m tools.gallery``.
 
-It plays the reference games, keeps their scores in ``docs/environments.json`` and makes the page from both. The test
-makes the page again from the kept scores and plays the first games of every score again, so neither can go stale.
+It plays the reference games, saves their scores in ``docs/environments.json``, and renders the page from the code and
+the scores. The tests render the page again and replay the first games of every score, so neither can become outdated.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import numpy as np
 
 from llm_gym import GAMES, TextEnv
 from llm_gym.opponents import Player, make_player
-from llm_gym.parsing import format_action
+from llm_gym.opponents.scripted import Step, play_scripted, scripted_replies
 
 REFERENCE_GAMES = 200
 SEARCH_GAMES = 50
 FEWER_REFERENCE_GAMES = {"Chess": 50}
-# Where fifty simulations a move would take too long: what searches instead, and how many games it plays.
+# Where fifty simulations per move would take too long: the search used instead, and its number of games.
 SLOW_SEARCH = {
     "Backgammon": ("mcts(5)", 10),
     "Checkers": ("mcts(50)", 20),
@@ -43,13 +43,13 @@ SAMPLE_LINES, SAMPLE_CHARS = 32, 1500
 HEAD = """\
 # The environments
 
-Written by `python -m llm_gym.gallery` from the code and from {games:,} games played; do not edit by hand.
+Written by `python -m tools.gallery` from the code and from {games:,} games; do not edit by hand.
 
-Every id is made with `gymnasium.make("llmgym/<name>-v0")` after `import llm_gym`. Returns are those of a game played by
-the rules; under `on_invalid="lose"` (the default) an invalid reply ends the game at -1.5 for who gave it and +0.5 for
-the others. A turn is one reply of the agent; turns are those of the first reference player. Scores are against the id's
-default opponent, from all seats in turn: won (alone: solved) with its 95 % Wilson interval, and the mean return with
-1.96 standard errors.
+Make an environment with `gymnasium.make("llmgym/<name>-v0")` after `import llm_gym`. Returns are those of a game played
+by the rules. Under `on_invalid="lose"` (the default) an invalid reply ends the game: -1.5 to the player who gave it,
++0.5 to the others. A turn is one reply of the agent; the table shows the turns of the first reference player. Scores
+are against the id's default opponent, from each seat in turn: the share of games won (single-player: solved) with its
+95 % Wilson interval, and the mean return with 1.96 standard errors.
 
 | id | seats | hidden | chance | reply | return | turns: median (least to most) |
 | --- | --- | --- | --- | --- | --- | --- |
@@ -67,7 +67,7 @@ class Score:
         mean: Mean return.
         deviation: Standard deviation of the return.
         turns: Median, least and most turns of the agent.
-        first: The returns of the first games, by which a test recognises them.
+        first: The returns of the first games, which a test plays again.
     """
 
     games: int
@@ -84,7 +84,7 @@ Scores = dict[str, dict[str, Score]]
 
 
 def make_env(name: str) -> TextEnv:
-    """The environment as registered, the agent's seat changing from game to game."""
+    """The environment as registered, but with the agent's seat alternating."""
     env = gymnasium.make(f"llmgym/{name}-v0").unwrapped
     seat: int | str = 0
     if isinstance(env, TextEnv) and env.game.num_players > 1:
@@ -95,13 +95,13 @@ def make_env(name: str) -> TextEnv:
 
 
 def reference_players(name: str) -> dict[str, int]:
-    """The scripted players whose scores are shown for an id, and how many games each plays."""
+    """The scripted players whose scores are shown for an id -> how many games each plays."""
     env = make_env(name)
     env.reset(seed=0)
     listed = env.game.legal_actions() is not None
     named = [*(["random", "first"] if listed else []), *env.game.players, *([EXACT[name]] if name in EXACT else [])]
     players = dict.fromkeys(named, FEWER_REFERENCE_GAMES.get(name, REFERENCE_GAMES))
-    if env.game.pays_each_turn or not listed:  # tree search here reads the returns at the end
+    if env.game.dense_reward or not listed:  # tree search uses the returns at the end only
         return players
     search, games = SLOW_SEARCH.get(name, ("mcts(50)" if env.game.perfect_information else "ismcts(50)", SEARCH_GAMES))
     try:
@@ -111,15 +111,9 @@ def reference_players(name: str) -> dict[str, int]:
     return {**players, search: games}
 
 
-def play(env: TextEnv, player: Player, seed: int) -> Iterator[tuple[str, str]]:
-    """One game: at each turn of the agent the observation and the reply to it."""
-    rng = np.random.default_rng(seed)
-    observation, info = env.reset(seed=seed)
-    over = "outcome" in info  # it may be over before the agent's first turn
-    while not over:
-        reply = format_action(player.choose(env.game, rng), env.action_format)
-        yield observation, reply
-        observation, _, over, _, info = env.step(reply)
+def play(env: TextEnv, player: Player, seed: int) -> Iterator[Step]:
+    """One game, turn by turn of the agent."""
+    return play_scripted(env, scripted_replies(env.match, player, np.random.default_rng(seed)), env.reset(seed=seed))
 
 
 def returns_and_outcomes(name: str, player: str, games: int) -> list[tuple[float, str, int]]:
@@ -191,13 +185,13 @@ def _section(name: str, env: TextEnv, scores: dict[str, Score]) -> str:
     if settings:
         facts.append(", ".join(f"`{key}={value!r}`" for key, value in settings.items()))
     player = next(iter(env.game.players), "random")
-    *_, (observation, reply) = islice(play(env, make_player(player, env.game), SAMPLE_SEED), SAMPLE_TURNS)
+    *_, sample = islice(play(env, make_player(player, env.game), SAMPLE_SEED), SAMPLE_TURNS)
     lines = [
         f"## {name}",
         ", ".join(facts) + ".",
-        f"Told first:\n\n{_block(env.match.systems[env.seat])}",
-        f"An observation:\n\n{_block(_shorten(observation))}",
-        f"A reply:\n\n{_block(reply)}" if "\n" in reply else f"A reply: `{reply}`",
+        f"System message:\n\n{_block(env.match.systems[env.seat])}",
+        f"An observation:\n\n{_block(_shorten(sample.observation))}",
+        f"A reply:\n\n{_block(sample.reply)}" if "\n" in sample.reply else f"A reply: `{sample.reply}`",
         "| player | games | won or solved | drawn | mean return |\n| --- | --- | --- | --- | --- |\n"
         + "\n".join(_score_row(player, entry) for player, entry in scores.items()),
     ]
@@ -205,7 +199,7 @@ def _section(name: str, env: TextEnv, scores: dict[str, Score]) -> str:
 
 
 def _block(text: str) -> str:
-    """``text`` as it is, in a fence that no fence within it ends."""
+    """``text`` in a fence that no fence inside it closes."""
     fence = "````" if "```" in text else "```"
     return f"{fence}text\n{text}\n{fence}"
 
@@ -224,7 +218,7 @@ def _score_row(player: str, entry: Score) -> str:
 
 
 def load(path: Path) -> tuple[Scores, str]:
-    """The kept scores, and the version of OpenSpiel that they were played with."""
+    """The saved scores, and the version of OpenSpiel that they were played with."""
     kept = json.loads(path.read_text())
     scores = {
         name: {player: Score(**{**entry, "turns": tuple(entry["turns"])}) for player, entry in by_player.items()}
@@ -234,7 +228,7 @@ def load(path: Path) -> tuple[Scores, str]:
 
 
 def save(scores: Scores, path: Path) -> None:
-    """Keeps the scores, one line each."""
+    """Saves the scores, one per line."""
     lines = [
         f"{json.dumps(name)}: {{\n"
         + ",\n".join(f"  {json.dumps(player)}: {json.dumps(asdict(entry))}" for player, entry in by_player.items())
@@ -247,9 +241,9 @@ def save(scores: Scores, path: Path) -> None:
 
 def main() -> None:
     """Plays the reference games and writes the page and its scores."""
-    parser = argparse.ArgumentParser(prog="python -m llm_gym.gallery", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tools.gallery", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder to write to (default: docs)")
-    parser.add_argument("--only", nargs="*", metavar="NAME", help="play these ids alone again (none: the text alone)")
+    parser.add_argument("--only", nargs="*", metavar="NAME", help="replay only these ids (none: rewrite the text only)")
     arguments = parser.parse_args()
     page, kept = arguments.docs / "environments.md", arguments.docs / "environments.json"
     scores = load(kept)[0] if arguments.only is not None else {}

@@ -1,4 +1,4 @@
-"""Tries each layer for real, each in a process of its own, and prints what came of it as one line of JSON."""
+"""Tries each layer in its own process, and prints the outcomes as one line of JSON."""
 
 from __future__ import annotations
 
@@ -9,20 +9,7 @@ import socket
 import sys
 from collections.abc import Callable
 
-from llm_gym.sandbox.inside import isolate, kernel
-
-
-def _enter(flags: int) -> None:
-    """New namespaces the way the sandbox makes them: root directly, anyone else inside a user namespace."""
-    if isolate.may_become_nobody():
-        kernel.unshare(flags)
-    else:
-        _enter_as_user(flags)
-
-
-def _enter_as_user(flags: int) -> None:
-    proc_self = os.open("/proc/self", os.O_DIRECTORY)
-    isolate.enter_user_namespace(flags, proc_self, os.geteuid(), os.getegid())
+from llm_gym.sandbox.worker import isolate, kernel
 
 
 def _require(held: bool, complaint: str) -> None:
@@ -34,12 +21,12 @@ def _user_namespace() -> str:
     if isolate.may_become_nobody():
         isolate.become_nobody()
         kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
-    _enter_as_user(0)
+    isolate.enter_namespaces(0)
     return f"programs run as uid {os.getuid()} in a namespace of their own"
 
 
 def _mount_namespace() -> str:
-    _enter(kernel.NEWNS)
+    isolate.enter_namespaces(kernel.NEWNS)
     kernel.mount(None, "/", kernel.MS_REC | kernel.MS_PRIVATE)
     here = os.path.dirname(os.path.abspath(__file__))
     os.close(kernel.detached_copy(here))
@@ -51,7 +38,7 @@ def _mount_namespace() -> str:
 
 
 def _pid_namespace() -> str:
-    _enter(kernel.NEWPID)
+    isolate.enter_namespaces(kernel.NEWPID)
     pid = os.fork()
     if pid == 0:
         os._exit(0 if os.getpid() == 1 else 1)
@@ -60,7 +47,7 @@ def _pid_namespace() -> str:
 
 
 def _net_namespace() -> str:
-    _enter(kernel.NEWNET)
+    isolate.enter_namespaces(kernel.NEWNET)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("127.0.0.1", 9))
@@ -71,13 +58,13 @@ def _net_namespace() -> str:
 
 def _ipc_namespace() -> str:
     before = os.readlink("/proc/self/ns/ipc")
-    _enter(kernel.NEWIPC)
+    isolate.enter_namespaces(kernel.NEWIPC)
     _require(os.readlink("/proc/self/ns/ipc") != before, "it is the old one")
     return "no shared memory or queue outside can be named"
 
 
 def _uts_namespace() -> str:
-    _enter(kernel.NEWUTS)
+    isolate.enter_namespaces(kernel.NEWUTS)
     socket.sethostname("sandbox")
     return "the host's name is hidden"
 
