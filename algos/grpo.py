@@ -29,7 +29,8 @@ from algos.maths.advantages import group_relative, nonzero_std
 from algos.maths.logprobs import Direction
 from algos.maths.losses import Aggregation, clipped_surrogate, kl_estimate, sequence_log_ratio
 from algos.model.reference import Divergence
-from algos.rollout.environments import make_aec, make_envs
+from algos.rollout.environments import make_aec, make_env
+from algos.rollout.playing import GameRunner, ModelPlayer
 from algos.rollout.self_play import SelfPlay
 from algos.rollout.single_agent import EpisodeRunner
 from algos.training import learner as runs
@@ -98,25 +99,22 @@ def check(config: GrpoConfig) -> None:
     ):
         if chosen and config.grpo.advantage == "std":
             raise ConfigError(f"grpo.{name} compares returns as they are: set grpo.advantage none")
-    runs.check(config, make_aec if config.grpo.seats == "all" else lambda env: make_envs(env, 1))
+    runs.check(config, make_aec if config.grpo.seats == "all" else make_env)
 
 
-def collect(config: GrpoConfig, learner: Learner, games: EpisodeRunner | SelfPlay, step: int) -> list[list[Episode]]:
+def collect(config: GrpoConfig, learner: Learner, games: GameRunner, step: int) -> list[list[Episode]]:
     """Plays this process's share of a step: groups of episodes from one start, in one seat."""
     size, dynamic_sampling_rounds = config.grpo.group_size, config.grpo.dynamic_sampling_rounds
     wanted = config.rollout.episodes // size // learner.accelerator.num_processes
     starts = learner.starts(step, config.rollout.episodes // size * (1 + dynamic_sampling_rounds))
-    generator = learner.generator(step)
+    player = ModelPlayer(learner.engine, learner.chat, config.rollout.temperature, learner.generator(step))
     groups: list[list[Episode]] = []
     missing = wanted
     for _ in range(1 + dynamic_sampling_rounds):
-        starts = [start for start in starts[:missing] for _ in range(size)]
-        starts = starts[missing:]
+        now, starts = starts[:missing], starts[missing:]
+        repeated = [start for start in now for _ in range(size)]
         with learner.accelerator.autocast():
-            if isinstance(games, SelfPlay):
-                played = games.play(starts, learner.engine, config.rollout.temperature, generator, size)
-            else:
-                played = [[e] for e in games.play_starts(starts, config.rollout.temperature, generator, size)]
+            played = games.play(repeated, [[player] * games.seats(start.env) for start in repeated])
         for first in range(0, len(played), size):
             seats = [list(seat) for seat in zip(*played[first : first + size], strict=True)]
             groups += seats
@@ -207,9 +205,7 @@ def update(config: GrpoConfig, rows: list[Row], learner: Learner, step: int) -> 
 def train(config: GrpoConfig, sources: dict[str, str], resume: bool) -> None:
     """The whole algorithm: collect, advantage, update, sync; then log, evaluate, checkpoint."""
     learner = Learner("grpo", config, sources, resume, reference=config.grpo.kl_coef > 0)
-    games: EpisodeRunner | SelfPlay = EpisodeRunner.of(config, [], learner.engine, learner.chat)
-    if config.grpo.seats == "all":
-        games = SelfPlay(config, learner.chat)
+    games: GameRunner = (SelfPlay if config.grpo.seats == "all" else EpisodeRunner)(config.rollout)
     for step in learner.steps():
         with learner.phase("collect"):
             groups = collect(config, learner, games, step)

@@ -30,7 +30,8 @@ from algos.maths.logprobs import Direction
 from algos.maths.losses import AdaptiveKL, Aggregation, clipped_surrogate, clipped_value_loss, kl_estimate
 from algos.model.critic import ActorCritic
 from algos.model.reference import Divergence
-from algos.rollout.environments import make_envs
+from algos.rollout.environments import make_env
+from algos.rollout.playing import ModelPlayer
 from algos.rollout.single_agent import EpisodeRunner
 from algos.training import learner as runs
 from algos.training.learner import Learner
@@ -89,14 +90,15 @@ def check(config: PpoConfig) -> None:
         raise ConfigError("ppo.kl_target and ppo.final_kl_coef both move ppo.kl_coef: leave one out")
     if config.ppo.critic == "separate" and config.model.quantize:
         raise ConfigError("ppo.critic separate copies the model to train it, and 4 bits cannot be trained: use shared")
-    runs.check(config, lambda env: make_envs(env, 1))
+    runs.check(config, make_env)
 
 
-def collect(config: PpoConfig, learner: Learner, rollout: EpisodeRunner, step: int) -> list[Episode]:
+def collect(config: PpoConfig, learner: Learner, runner: EpisodeRunner, step: int) -> list[Episode]:
     """Plays this process's episodes of a step."""
     starts = learner.starts(step, config.rollout.episodes)
+    player = ModelPlayer(learner.engine, learner.chat, config.rollout.temperature, learner.generator(step))
     with learner.accelerator.autocast():
-        return rollout.play_starts(starts, config.rollout.temperature, learner.generator(step))
+        return [episode for (episode,) in runner.play(starts, [[player]] * len(starts))]
 
 
 def advantage(
@@ -233,11 +235,11 @@ def train(config: PpoConfig, sources: dict[str, str], resume: bool) -> None:
     learner.register_for_checkpointing(return_scale=scale)
     if steered:
         learner.register_for_checkpointing(kl=steered)
-    rollout = EpisodeRunner.of(config, [], learner.engine, learner.chat)
+    runner = EpisodeRunner(config.rollout)
     for step in learner.steps():
         kl_coef = steered.coef if steered else annealed(ppo.kl_coef, ppo.final_kl_coef, step, config.run.max_steps)
         with learner.phase("collect"):
-            episodes = collect(config, learner, rollout, step)
+            episodes = collect(config, learner, runner, step)
         with learner.phase("update"):
             rows, metrics = advantage(config, episodes, learner, scale, kl_coef)
             metrics |= update(config, rows, learner, step, kl_coef)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 from accelerate import Accelerator
 from tqdm import tqdm
@@ -17,13 +18,15 @@ from tqdm import tqdm
 from algos.cluster.offline import prepare
 from algos.config.load import load
 from algos.config.schema import Config, SftSection
+from algos.data.tasks import EnvKey, Start
 from algos.engines.hf import HFEngine
 from algos.errors import ConfigError, die
-from algos.evaluation.evaluator import evaluate
+from algos.evaluation.evaluator import play, score_by_seat
 from algos.model.chat import Chat
 from algos.model.load import check_settings, load_model
 from algos.report.page import last_line, write_report
-from algos.rollout.environments import make_envs
+from algos.rollout.environments import make_env
+from algos.rollout.playing import ModelPlayer
 from algos.rollout.single_agent import EpisodeRunner
 from algos.run_folder import checkpoints as checkpoint
 from algos.run_folder.write import Tracker, claim_folder
@@ -48,16 +51,21 @@ def train(config: SftConfig, sources: dict[str, str]) -> None:
     model.to(accelerator.device)
     chat = Chat(tokenizer, config.rollout.thinking)
     engine = HFEngine(model, chat.stop_ids, config.rollout.max_new_tokens)
-    rollout = EpisodeRunner.of(config, make_envs(config.env, config.rollout.episodes), engine, chat)
+    player, runner = ModelPlayer(engine, chat, config.eval.temperature), EpisodeRunner(config.rollout)
+    starts = [Start(EnvKey.of(config.env), seed) for seed in range(config.eval.episodes)]
+
+    def evaluate() -> dict[str, Any]:
+        return score_by_seat(play(runner, player, starts, accelerator, config.rollout.episodes))
+
     tracker = Tracker(config, sources, accelerator, start_step=0)
-    before = evaluate(rollout, config.eval.episodes, config.eval.temperature, accelerator)
+    before = evaluate()
     rows = as_rows(conversations, chat, config.rollout.context, config.sft.completion_only_loss)
     bar = tqdm(fit(model, rows, config.sft, config.run.seed), total=config.sft.steps)
     for step, loss in enumerate(bar, 1):
         tracker.log(step, {"losses/sft": loss})
         bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
     checkpoint.save(config.run.dir, config.sft.steps, model, tokenizer, {}, config.run.keep)
-    after = evaluate(rollout, config.eval.episodes, config.eval.temperature, accelerator)
+    after = evaluate()
     summary = {"algorithm": "sft", "env": config.env.id, "steps": config.sft.steps, "episodes": config.sft.episodes}
     tracker.write_summary(summary | {"wall_s": time.monotonic() - started, "before": before, "after": after})
     tracker.close()
@@ -72,7 +80,7 @@ def main(argv: list[str]) -> None:
         check_settings(config.model)
         if config.model.path == "tiny" and config.model.lora_rank:
             raise ConfigError("model.lora_rank: tiny starts from random weights here; adapters need a trained model")
-        make_envs(config.env, 1)
+        make_env(config.env)
         claim_folder(config.run.dir, resume=False, overwrite=flags["overwrite"])
         train(config, sources)
     except ConfigError as error:

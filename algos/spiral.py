@@ -13,6 +13,7 @@ magnetic mirror descent, arXiv 2206.05825; R-NaD, arXiv 2206.15378), replies to 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -26,7 +27,6 @@ from algos.data.batching import Batch
 from algos.data.credit import same_prompt_advantages
 from algos.data.episodes import Episode
 from algos.data.rows import Row, to_rows
-from algos.engines.base import Engine
 from algos.engines.hf import HFEngine
 from algos.engines.opponent_pool import OpponentPool
 from algos.errors import ConfigError
@@ -36,6 +36,7 @@ from algos.maths.losses import Aggregation, clipped_surrogate, kl_estimate, poli
 from algos.model.reference import Divergence, Magnet
 from algos.model.snapshot import Snapshot
 from algos.rollout.environments import make_aec
+from algos.rollout.playing import ModelPlayer
 from algos.rollout.self_play import SelfPlay
 from algos.training import learner as runs
 from algos.training.learner import Learner
@@ -101,24 +102,19 @@ def collect(
     size = config.spiral.group_size
     starts = [start for start in learner.starts(step, config.rollout.episodes // size) for _ in range(size)]
     rng = np.random.default_rng([config.run.seed, step, learner.accelerator.process_index, 2])
-    opponents_by_seat: dict[tuple[int, int], Engine] = {}
-    for game, start in enumerate(starts):
-        chance, which, seat = rng.random(), rng.random(), int(rng.integers(games.seats(start.env)))
+    player = ModelPlayer(learner.engine, learner.chat, config.rollout.temperature, learner.generator(step))
+    players = [[player] * games.seats(start.env) for start in starts]
+    for held in players:
+        chance, which, seat = rng.random(), rng.random(), int(rng.integers(len(held)))
         if past.players and chance < config.spiral.opponent_pool_share:
-            opponents_by_seat[game, seat] = past.players[int(which * len(past.players))]
+            held[seat] = replace(player, engine=past.players[int(which * len(past.players))])
     with learner.accelerator.autocast():
-        played = games.play(
-            starts,
-            learner.engine,
-            config.rollout.temperature,
-            learner.generator(step),
-            opponents_by_seat=opponents_by_seat,
-        )
+        played = games.play(starts, players)
     own: list[Episode] = []
     others: list[Episode] = []
-    for game, sides in enumerate(played):
+    for held, sides in zip(players, played, strict=True):
         for side in sides:
-            (others if (game, side.player) in opponents_by_seat else own).append(side)
+            (own if held[side.player] is player else others).append(side)
     return own, others
 
 
@@ -211,7 +207,7 @@ def train(config: SpiralConfig, sources: dict[str, str], resume: bool) -> None:
     if magnet:
         learner.register_for_checkpointing(magnet=magnet)
         learner.reference = Magnet(magnet, config.rollout.temperature)
-    games = SelfPlay(config, learner.chat)
+    games = SelfPlay(config.rollout)
     for step in learner.steps():
         with learner.phase("collect"):
             episodes, others = collect(config, learner, games, past, step)

@@ -187,9 +187,7 @@ def collected(tiny_folder: Path, tmp_path: Path) -> Callable[..., list[list[Epis
         config = GrpoConfig.model_validate(sections("grpo", **given))
         check(config)
         learner = Learner("grpo", config, {}, resume=False)
-        games: Any = EpisodeRunner.of(config, [], learner.engine, learner.chat)
-        if config.grpo.seats == "all":
-            games = SelfPlay(config, learner.chat)
+        games = (SelfPlay if config.grpo.seats == "all" else EpisodeRunner)(config.rollout)
         return collect(config, learner, games, 0)
 
     return make

@@ -64,7 +64,7 @@ def episodes(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> 
     config, sources, _ = load(grpo.GrpoConfig, [*arguments, "--run.dir", str(folder)])
     learner = Learner("grpo", config, sources, resume=False)
     learner.sync(0)
-    games = EpisodeRunner.of(config, [], learner.engine, learner.chat)
+    games = EpisodeRunner(config.rollout)
     steps = [grpo.collect(config, learner, games, step) for step in range(3)]
     rng = random.Random(0)
     for step in steps:
