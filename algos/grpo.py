@@ -64,7 +64,8 @@ from algos.errors import ConfigError
 from algos.maths.advantages import group_relative, nonzero_std
 from algos.maths.losses import clipped_surrogate, sequence_log_ratio
 from algos.model.reference import Reference
-from algos.rollout.environments import make_aec, make_envs
+from algos.rollout.environments import make_aec, make_env
+from algos.rollout.playing import GameRunner
 from algos.rollout.self_play import SelfPlay
 from algos.rollout.single_agent import EpisodeRunner
 from algos.training import run as runs
@@ -89,25 +90,21 @@ def check(config: GrpoConfig) -> None:
         setting, _, value = name.partition(" ")
         if getattr(grpo, setting) == value and grpo.advantage == "std":
             raise ConfigError(f"grpo.{name} compares returns as they are: set grpo.advantage none")
-    runs.check(config, make_aec if grpo.seats == "all" else lambda env: make_envs(env, 1))
+    runs.check(config, make_aec if grpo.seats == "all" else make_env)
 
 
-def collect(config: GrpoConfig, run: Run, games: EpisodeRunner | SelfPlay, step: int) -> list[list[Episode]]:
+def collect(config: GrpoConfig, run: Run, games: GameRunner, step: int) -> list[list[Episode]]:
     """Plays this process's share of a step: groups of episodes from one start, in one seat."""
-    trainer, size, rounds = run.trainer, config.grpo.group_size, 1 + config.grpo.dynamic_sampling_rounds
-    world = trainer.accelerator.num_processes
+    size, rounds, accelerator = config.grpo.group_size, 1 + config.grpo.dynamic_sampling_rounds, run.accelerator
     starts = run.starts(step, config.rollout.episodes // size * rounds)
-    missing = config.rollout.episodes // size // world
-    generator = run.generator(step)
+    missing = config.rollout.episodes // size // accelerator.num_processes
+    player = run.player(step)
     groups: list[list[Episode]] = []
     for _ in range(rounds):
         now, starts = starts[:missing], starts[missing:]
         repeated = [start for start in now for _ in range(size)]
-        with trainer.accelerator.autocast():
-            if isinstance(games, SelfPlay):
-                played = games.play(repeated, trainer.engine, config.rollout.temperature, generator, size)
-            else:
-                played = [[e] for e in games.play_starts(repeated, config.rollout.temperature, generator, size)]
+        with accelerator.autocast():
+            played = games.play(repeated, [[player] * games.seats(start.env) for start in repeated])
         for first in range(0, len(played), size):
             seats = [list(seat) for seat in zip(*played[first : first + size], strict=True)]
             groups += seats
@@ -116,7 +113,7 @@ def collect(config: GrpoConfig, run: Run, games: EpisodeRunner | SelfPlay, step:
             break
     for number, group in enumerate(groups):
         for episode in group:
-            episode.group = number * world + trainer.accelerator.process_index
+            episode.group = number * accelerator.num_processes + accelerator.process_index
     return groups
 
 
@@ -188,9 +185,7 @@ def train(config: GrpoConfig, sources: dict[str, str], resume: bool) -> None:
     """The whole algorithm: collect, advantage, update, sync; then log, evaluate, checkpoint."""
     trainer = Trainer.start(config, resume, reference=config.grpo.kl_coef > 0)
     run = Run("grpo", config, sources, trainer)
-    games: EpisodeRunner | SelfPlay = EpisodeRunner.of(config, [], trainer.engine, trainer.chat)
-    if config.grpo.seats == "all":
-        games = SelfPlay(config, trainer.chat)
+    games: GameRunner = (SelfPlay if config.grpo.seats == "all" else EpisodeRunner)(config.rollout)
     for step in run.steps():
         with run.phase("collect"):
             groups = collect(config, run, games, step)

@@ -60,7 +60,7 @@ from algos.maths.advantages import RunningScale, explained_variance, gae, whiten
 from algos.maths.losses import AdaptiveKL, clipped_surrogate, clipped_value_loss
 from algos.model.critic import ActorCritic
 from algos.model.reference import Reference
-from algos.rollout.environments import make_envs
+from algos.rollout.environments import make_env
 from algos.rollout.single_agent import EpisodeRunner
 from algos.training import run as runs
 from algos.training.metrics import policy_metrics
@@ -83,14 +83,14 @@ def check(config: PpoConfig) -> None:
         raise ConfigError("ppo.kl_target and ppo.final_kl_coef both change ppo.kl_coef: leave one out")
     if ppo.critic == "separate" and config.model.quantize:
         raise ConfigError("ppo.critic separate trains a copy of the model, and 4 bits cannot be trained: use shared")
-    runs.check(config, lambda env: make_envs(env, 1))
+    runs.check(config, make_env)
 
 
 def collect(config: PpoConfig, run: Run, games: EpisodeRunner, step: int) -> list[Episode]:
     """Plays this process's episodes of a step."""
-    starts = run.starts(step, config.rollout.episodes)
-    with run.trainer.accelerator.autocast():
-        return games.play_starts(starts, config.rollout.temperature, run.generator(step))
+    starts, player = run.starts(step, config.rollout.episodes), run.player(step)
+    with run.accelerator.autocast():
+        return [episode for (episode,) in games.play(starts, [[player]] * len(starts))]
 
 
 def advantage(
@@ -208,7 +208,7 @@ def train(config: PpoConfig, sources: dict[str, str], resume: bool) -> None:
     adaptive = AdaptiveKL(ppo.kl_coef, ppo.kl_target, ppo.kl_horizon) if ppo.kl_target else None
     if adaptive:
         run.register_for_checkpointing(kl=adaptive)
-    games = EpisodeRunner.of(config, [], trainer.engine, trainer.chat)
+    games = EpisodeRunner(config.rollout)
     for step in run.steps():
         kl_coef = adaptive.coef if adaptive else annealed(ppo.kl_coef, ppo.final_kl_coef, step, config.run.max_steps)
         with run.phase("collect"):

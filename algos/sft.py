@@ -44,7 +44,7 @@ from algos.data.batching import Batch
 from algos.errors import ConfigError
 from algos.model.forward import Policy
 from algos.model.load import load_model
-from algos.rollout.environments import make_envs
+from algos.rollout.environments import make_env
 from algos.training import run as runs
 from algos.training.run import Run
 from algos.training.trainer import Trainer
@@ -57,7 +57,7 @@ def check(config: SftConfig) -> None:
     """Refuses what can be known to be wrong before a model loads."""
     if config.model.path == "tiny" and config.model.lora_rank:
         raise ConfigError("model.lora_rank: tiny starts from random weights here; adapters need a trained model")
-    make_envs(config.env, 1)
+    make_env(config.env)
     runs.check_common(config)
 
 

@@ -13,6 +13,7 @@ to the same prompt compared with each other (GiGPO, arXiv 2505.10978), games aga
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import Field
@@ -53,7 +54,6 @@ from algos.data.batching import Batch
 from algos.data.credit import same_prompt_advantages
 from algos.data.episodes import Episode
 from algos.data.rows import Row, to_rows
-from algos.engines.base import Engine
 from algos.engines.hf import HFEngine
 from algos.engines.opponent_pool import OpponentPool
 from algos.errors import ConfigError
@@ -90,27 +90,22 @@ def collect(
     config: SpiralConfig, run: Run, games: SelfPlay, pool: OpponentPool, step: int
 ) -> tuple[list[Episode], list[Episode]]:
     """Plays this process's games of a step; returns the policy's episodes, and those of the opponent pool."""
-    trainer, size = run.trainer, config.spiral.group_size
+    size = config.spiral.group_size
     starts = [start for start in run.starts(step, config.rollout.episodes // size) for _ in range(size)]
-    rng = opponents_rng(config.run.seed, step, trainer.accelerator.process_index)
-    opponents_by_seat: dict[tuple[int, int], Engine] = {}
-    for game, start in enumerate(starts):
-        chance, which, seat = rng.random(), rng.random(), int(rng.integers(games.seats(start.env)))
+    rng = opponents_rng(config.run.seed, step, run.accelerator.process_index)
+    player = run.player(step)
+    players = [[player] * games.seats(start.env) for start in starts]
+    for held in players:
+        chance, which, seat = rng.random(), rng.random(), int(rng.integers(len(held)))
         if pool.players and chance < config.spiral.opponent_pool_share:
-            opponents_by_seat[game, seat] = pool.players[int(which * len(pool.players))]
-    with trainer.accelerator.autocast():
-        played = games.play(
-            starts,
-            trainer.engine,
-            config.rollout.temperature,
-            run.generator(step),
-            opponents_by_seat=opponents_by_seat,
-        )
+            held[seat] = replace(player, engine=pool.players[int(which * len(pool.players))])
+    with run.accelerator.autocast():
+        played = games.play(starts, players)
     own: list[Episode] = []
     others: list[Episode] = []
-    for game, sides in enumerate(played):
+    for held, sides in zip(players, played, strict=True):
         for side in sides:
-            (others if (game, side.player) in opponents_by_seat else own).append(side)
+            (own if held[side.player] is player else others).append(side)
     return own, others
 
 
@@ -187,7 +182,7 @@ def train(config: SpiralConfig, sources: dict[str, str], resume: bool) -> None:
     if magnet:
         run.register_for_checkpointing(magnet=magnet)
         trainer.reference = Magnet(magnet, config.rollout.temperature)
-    games = SelfPlay(config, trainer.chat)
+    games = SelfPlay(config.rollout)
     for step in run.steps():
         with run.phase("collect"):
             episodes, others = collect(config, run, games, pool, step)

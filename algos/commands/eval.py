@@ -21,24 +21,17 @@ from accelerate import Accelerator
 
 from algos.config.load import load
 from algos.config.schema import Config, EnvSection
-from algos.data.episodes import Episode
 from algos.data.tasks import EnvKey
 from algos.errors import ConfigError, die
 from algos.evaluation.evaluator import exact_metrics, play, result_of, write_details
 from algos.evaluation.exact.game_tree import State, walk
 from algos.evaluation.exact.values import exact, uniform
 from algos.evaluation.plan import Evaluation
-from algos.evaluation.players import (
-    ModelPlayer,
-    PlayConfig,
-    check_player,
-    is_model,
-    known_scripted,
-    play_scripted,
-    run_of,
-)
+from algos.evaluation.players import PlayConfig, check_player, is_model, known_scripted, load_player, run_of
 from algos.evaluation.score import compare
-from algos.rollout.environments import make_envs
+from algos.rollout.environments import make_env
+from algos.rollout.playing import ModelPlayer, Player
+from algos.rollout.single_agent import EpisodeRunner
 
 Json = dict[str, Any]
 EXACT_POLICIES = ("uniform", "random", "first")
@@ -125,11 +118,12 @@ def evaluate_all(given: argparse.Namespace, config: Config, envs: Sequence[str])
             _check_scripted(name, evaluations, given.exact and name == given.policy)
     precision = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[config.model.dtype]
     accelerator = Accelerator(mixed_precision=precision)
-    players = [ModelPlayer(name, config, accelerator) if is_model(name) else name for name in names]
+    players = [load_player(name, config, accelerator, given.temperature) for name in names]
     results: list[Json] = []
     for one in evaluations:
         starts = one.starts(given.seed)
-        sets = [_play(player, one, starts, given, accelerator) for player in players]
+        runner, parallel = EpisodeRunner(one.rollout), one.rollout.episodes
+        sets = [play(runner, player, starts, accelerator, parallel, given.seed, bar=True) for player in players]
         result = {"env": one.env.id, "policy": names[0], "opponent": _opponent(one.env), "settings": one.env.kwargs}
         result |= {"temperature": given.temperature, "seed": given.seed, "samples": given.samples}
         result |= result_of(one, sets[0])
@@ -150,7 +144,7 @@ def evaluate_all(given: argparse.Namespace, config: Config, envs: Sequence[str])
 def _evaluation(env: str, given: argparse.Namespace, config: Config) -> Evaluation:
     """Every seat in turn, where there are several and none is asked for."""
     settings = config.env.settings
-    game: Any = getattr(make_envs(EnvSection(id=env, **settings), 1)[0].unwrapped, "game", None)
+    game: Any = getattr(make_env(EnvSection(id=env, **settings)).unwrapped, "game", None)
     if getattr(game, "num_players", 1) > 1:
         settings = {"seat": "alternate", **settings}
     spec = EnvKey.of(EnvSection(id=env, **settings))
@@ -162,24 +156,15 @@ def _check_scripted(name: str, evaluations: Sequence[Evaluation], exactly: bool)
     """Tries the player out in one start of each environment."""
     for one in evaluations:
         try:
-            play_scripted(one.starts()[:1], name)
+            EpisodeRunner(one.rollout).play(one.starts()[:1], [[name]])
         except ConfigError as error:
             raise ConfigError(f"{known_scripted(name)}: {error}" if "must be one of" in str(error) else error) from None
     if exactly and name not in EXACT_POLICIES:
         raise ConfigError(f"--exact knows the move probabilities of models and of {', '.join(EXACT_POLICIES)}")
 
 
-def _play(
-    player: ModelPlayer | str, one: Evaluation, starts: list[Any], given: argparse.Namespace, accelerator: Accelerator
-) -> list[Episode]:
-    if isinstance(player, str):
-        return play_scripted(starts, player, given.seed, bar=True)
-    rollout = one.rollout_with(player.engine, player.chat)
-    return play(rollout, starts, one.temperature, accelerator, one.rollout.episodes, given.seed, bar=True)
-
-
 def _tree_of(one: Evaluation) -> Any:
-    env: Any = make_envs(one.env, 1)[0].unwrapped
+    env: Any = make_env(one.env).unwrapped
     if one.rollout.context != "turn":
         raise ConfigError("--exact: a player's past replies are part of its prompts: set --rollout.context turn")
     try:
@@ -193,18 +178,18 @@ def first(states: Sequence[State]) -> list[dict[str, float]]:
     return [{state.legal[0]: 1.0} for state in states]
 
 
-def _exact(one: Evaluation, player: ModelPlayer | str, given: argparse.Namespace, accelerator: Accelerator) -> Json:
+def _exact(one: Evaluation, player: Player, given: argparse.Namespace, accelerator: Accelerator) -> Json:
     tree = _tree_of(one)
-    if isinstance(player, str):
+    if not isinstance(player, ModelPlayer):
         found = exact(tree, first if player == "first" else uniform)
         return {"nash_conv": found["nash_conv"], "exact": found}
     with torch.no_grad(), accelerator.autocast():
-        return exact_metrics(tree, player.model, player.chat, given.temperature)
+        return exact_metrics(tree, player.engine.model, player.chat, given.temperature)
 
 
 def _opponent(env: EnvKey) -> Any:
     kwargs = gymnasium.spec(env.id).kwargs
-    made: Any = make_envs(env, 1)[0].unwrapped
+    made: Any = make_env(env).unwrapped
     several = getattr(getattr(made, "game", None), "num_players", 1) > 1
     return {"opponent": "random", **kwargs, **env.kwargs}["opponent"] if several else None
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 
 from algos.commands.eval import Parser
@@ -14,16 +15,11 @@ from algos.config.load import load
 from algos.config.schema import Config, EnvSection
 from algos.data.tasks import EnvKey
 from algos.errors import ConfigError, die
-from algos.evaluation.players import (
-    ModelPlayer,
-    PlayConfig,
-    answerer,
-    check_player,
-    is_model,
-    known_scripted,
-    text_env,
-)
+from algos.evaluation.players import PlayConfig, check_player, is_model, known_scripted, load_player
 from algos.evaluation.tournament import play_all, result_of, round_robin
+from algos.rollout.environments import make_aec, make_env
+from algos.rollout.playing import scripted
+from llm_gym import TextEnv
 
 
 def table(result: dict[str, Any]) -> list[str]:
@@ -53,13 +49,13 @@ def main(argv: list[str]) -> None:
     try:
         names, config, games = _check(given, rest)
         accelerator = Accelerator()
-        players = [ModelPlayer(name, config, accelerator) if is_model(name) else name for name in names]
+        players = [load_player(name, config, accelerator, given.temperature, given.seed) for name in names]
         pairings = round_robin(games, len(players), given.rounds, given.seed)
-        play_all(pairings, players, given.temperature, given.seed, config.rollout.episodes)
+        play_all(pairings, players, config.rollout)
         result = result_of(given.players, pairings)
         if given.json:
             played = [
-                {"game": one.game.id, "seed": one.seed, "players": list(one.players), "points": one.points}
+                {"game": one.start.env.id, "seed": one.start.seed, "players": list(one.players), "points": one.points}
                 for one in pairings
             ]
             given.json.write_text(json.dumps({**result, "names": given.players, "played": played}, indent=2) + "\n")
@@ -78,13 +74,14 @@ def _check(given: argparse.Namespace, rest: list[str]) -> tuple[list[str], Confi
     games = [EnvKey.of(EnvSection(id=game, **config.env.settings)) for game in given.games]
     names = [check_player(name) if is_model(name) else name for name in given.players]
     for game in games:
-        match = text_env(game).match
-        if match.game.num_players != 2:
-            raise ConfigError(f"--games: {game.id} is no game for two")
+        env = make_env(game).unwrapped
+        if not isinstance(env, TextEnv) or env.game.num_players != 2:
+            raise ConfigError(f"--games: {game.id} is no game for two players of llm_gym")
+        every_seat = make_aec(game)
         for name in names:
             if not is_model(name):
                 try:
-                    answerer(name, match)
+                    scripted(name, every_seat, np.random.default_rng(0))
                 except ConfigError as error:
                     raise ConfigError(f"--players: {known_scripted(name)}: {error}") from None
     return names, config, games

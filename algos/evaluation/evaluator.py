@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
@@ -24,10 +26,11 @@ from algos.evaluation.score import score, score_by_seat, task_metrics
 from algos.maths.seeds import evaluation_generator
 from algos.maths.statistics import wilson
 from algos.model.chat import Chat
-from algos.rollout.environments import make_envs
+from algos.rollout.environments import make_env
+from algos.rollout.playing import ModelPlayer, Player
 from algos.rollout.single_agent import EpisodeRunner
 
-__all__ = ["Evaluation", "Evaluator", "check_evaluations", "evaluate", "score", "score_by_seat", "wilson"]
+__all__ = ["Evaluation", "Evaluator", "check_evaluations", "score", "score_by_seat", "wilson"]
 AUTO_DECISIONS = 6_000
 """``exact: auto`` walks games of at most so many decisions, where the policy is greedy: it meets few of them."""
 AUTO_SAMPLED = 500
@@ -58,7 +61,7 @@ def game_tree(config: Config) -> Tree | None:
     try:
         if not turns:
             raise ValueError("a player's past replies are part of its prompts: set rollout.context turn")
-        env: Any = make_envs(evaluations(config)[0].env, 1)[0].unwrapped
+        env: Any = make_env(evaluations(config)[0].env).unwrapped
         tree = walk(getattr(env, "match", env), MAX_DECISIONS if wanted is True else AUTO_DECISIONS)
     except ValueError as error:
         if wanted == "auto":
@@ -89,7 +92,7 @@ class Evaluator:
     def __init__(self, config: Config, engine: Any, chat: Chat, accelerator: Accelerator) -> None:
         self.engine, self.accelerator = engine, accelerator
         self.parallel = max(1, config.rollout.episodes // accelerator.num_processes)
-        self._all = [(one, one.starts(), one.rollout_with(engine, chat)) for one in evaluations(config)]
+        self._all = [(one, one.starts(), EpisodeRunner(one.rollout)) for one in evaluations(config)]
         self.chat, self.tree = chat, game_tree(config)
 
     def due(self, step: int) -> bool:
@@ -104,17 +107,18 @@ class Evaluator:
             figures as metrics, ``eval/win_rate`` and so on. Both are the same on all processes.
         """
         results = {
-            one.name: self._play(one, starts, rollout, step)
-            for one, starts, rollout in self._all
+            one.name: self._play(one, starts, runner, step)
+            for one, starts, runner in self._all
             if one.wanted(step, phase)
         }
         metrics = {f"{name}/{key}": value for name, result in results.items() for key, value in numbers_of(result)}
         summary = results.pop(MAIN, None) or score_by_seat([])
         return (summary | {"extra": results} if results else summary), metrics
 
-    def _play(self, one: Evaluation, starts: list[Start], rollout: EpisodeRunner, step: int) -> dict[str, Any]:
+    def _play(self, one: Evaluation, starts: list[Start], runner: EpisodeRunner, step: int) -> dict[str, Any]:
+        player = ModelPlayer(self.engine, self.chat, one.temperature)
         with replies_of(self.engine, one.rollout.max_new_tokens):
-            episodes = play(rollout, starts, one.temperature, self.accelerator, self.parallel)
+            episodes = play(runner, player, starts, self.accelerator, self.parallel)
         if one.details and self.accelerator.is_main_process:
             write_details(one.details / f"{one.name}_{step:06d}.jsonl", episodes, one.samples)
         result = result_of(one, episodes)
@@ -133,7 +137,7 @@ def numbers_of(result: dict[str, Any]) -> Iterator[tuple[str, float]]:
 
 def result_of(one: Evaluation, episodes: Sequence[Episode]) -> dict[str, Any]:
     """:func:`score_by_seat`, and for a data set how many and which of its tasks were solved."""
-    game: Any = getattr(make_envs(one.env, 1)[0].unwrapped, "game", None)
+    game: Any = getattr(make_env(one.env).unwrapped, "game", None)
     result = score_by_seat(episodes, one.samples, getattr(game, "reward_range", None))
     return result | (task_metrics(episodes, one.samples) if getattr(game, "tasks", ()) else {})
 
@@ -149,9 +153,9 @@ def replies_of(engine: Any, max_new_tokens: int) -> Iterator[None]:
 
 
 def play(
-    rollout: EpisodeRunner,
+    runner: EpisodeRunner,
+    player: Player,
     starts: Sequence[Start],
-    temperature: float,
     accelerator: Accelerator,
     parallel: int,
     seed: int = 0,
@@ -159,18 +163,25 @@ def play(
 ) -> list[Episode]:
     """One episode a start, every process its share; all of them, in the order of ``starts``, on every process.
 
-    The generator is this function's own, fixed by ``seed`` and the process: evaluating never changes a run.
+    The randomness of replies is fixed by ``seed`` and, for a model, the process; for a scripted player, the start's
+    number. A model's own generator is not used: evaluating never changes a run.
 
     Args:
-        parallel: Episodes side by side on each process.
+        parallel: Episodes side by side on each process; of other players than models, one at a time.
         bar: Show progress on stderr.
     """
     rank, world = accelerator.process_index, accelerator.num_processes
-    generator = evaluation_generator(seed, rank, accelerator.device)
-    mine, played = starts[rank::world], list[Episode]()
+    if isinstance(player, ModelPlayer):
+        player = replace(player, generator=evaluation_generator(seed, rank, accelerator.device))
+    else:
+        parallel = 1
+    mine, played = range(len(starts))[rank::world], list[Episode]()
     with accelerator.autocast():
         for first in tqdm(range(0, len(mine), parallel), unit="batch", disable=not bar or None):
-            played += rollout.play_starts(mine[first : first + parallel], temperature, generator)
+            part = mine[first : first + parallel]
+            rngs = [np.random.default_rng([seed, number]) for number in part]
+            games = runner.play([starts[number] for number in part], [[player]] * len(part), rngs)
+            played += [episode for (episode,) in games]
     return _in_order(played, len(starts), world)
 
 
@@ -179,16 +190,6 @@ def _in_order(played: list[Episode], n: int, world: int) -> list[Episode]:
     numbers = [number for rank in range(world) for number in range(n)[rank::world]]
     gathered: list[Episode] = gather_object(played)
     return [episode for _, episode in sorted(zip(numbers, gathered, strict=True), key=lambda pair: pair[0])]
-
-
-def evaluate(rollout: EpisodeRunner, episodes: int, temperature: float, accelerator: Accelerator) -> dict[str, Any]:
-    """Plays ``episodes`` games on seeds 0, 1, 2, ... in the rollout's environments and scores them."""
-    rank, world = accelerator.process_index, accelerator.num_processes
-    with accelerator.autocast():
-        played = rollout.play(
-            range(episodes)[rank::world], temperature, evaluation_generator(0, rank, accelerator.device)
-        )
-    return score_by_seat(_in_order(played, episodes, world))
 
 
 def write_details(path: Path, episodes: Sequence[Episode], samples: int) -> None:

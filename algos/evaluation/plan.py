@@ -14,9 +14,7 @@ from algos.config.schema import Config, EnvSection, ExtraEvaluation, RolloutSect
 from algos.data.tasks import EnvKey, Start
 from algos.errors import ConfigError
 from algos.evaluation.mbpp_variables import from_variables
-from algos.model.chat import Chat
-from algos.rollout.environments import make_envs
-from algos.rollout.single_agent import EpisodeRunner
+from algos.rollout.environments import make_env
 
 Phase = Literal["before", "during", "after"]
 MAIN = "eval"
@@ -52,7 +50,7 @@ class Evaluation:
         Raises:
             ConfigError: The environment cannot be made, or has no tasks for ``episodes: all`` to go through.
         """
-        game: Any = getattr(make_envs(self.env, 1)[0].unwrapped, "game", None)
+        game: Any = getattr(make_env(self.env).unwrapped, "game", None)
         tasks = getattr(game, "tasks", ())
         if self.episodes == "all" and not tasks:
             raise ConfigError(f"{self.name}: {self.env.id} has no list of tasks to go through: give a number, not all")
@@ -66,10 +64,6 @@ class Evaluation:
                 for start, number in zip(starts, ids, strict=True)
             ]
         return [start for start in starts for _ in range(self.samples)]
-
-    def rollout_with(self, engine: Any, chat: Chat) -> EpisodeRunner:
-        limits = self.rollout.max_turns, self.rollout.max_prompt_tokens
-        return EpisodeRunner([], engine, chat, self.env.id, self.rollout.context, *limits)
 
     def wanted(self, step: int, phase: Phase) -> bool:
         if phase == "during":

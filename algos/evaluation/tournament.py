@@ -1,29 +1,20 @@
-"""The command ``llm-gym tournament``: every player against every other, Elo ratings and a cross table.
-
-llm-gym tournament --players random minimax runs/demo/checkpoints/step_000200 --games llmgym/TicTacToe-v0
-"""
+"""Tournaments: every player against every other, Elo ratings and a cross table."""
 
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from algos.data.tasks import EnvKey
-from algos.evaluation.players import (
-    Answer,
-    ModelPlayer,
-    answerer,
-    text_env,
-)
-from llm_gym.match import Match
+from algos.config.schema import RolloutSection
+from algos.data.tasks import EnvKey, Start
+from algos.rollout.playing import Player
+from algos.rollout.self_play import SelfPlay
 
 Floats = NDArray[np.float64]
 AVERAGE = 1500.0
@@ -35,52 +26,19 @@ class Pairing:
     """One game between two players.
 
     Attributes:
-        players: Who sits in seat 0 and in seat 1, as numbers.
-        points: Of seat 0, once it is over: 1 for a win, 0.5 for a draw.
+        players: The numbers of the players in seat 0 and in seat 1.
+        points: Those of seat 0, once the game is over: 1 for a win, 0.5 for a draw.
     """
 
-    game: EnvKey
-    seed: int
+    start: Start
     players: tuple[int, int]
     points: float = 0.0
-
-
-@dataclass
-class RunningGame:
-    """A running game; scripted players answer at once."""
-
-    pairing: Pairing
-    match: Match
-    answers: list[Answer | None]
-    rng: np.random.Generator = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.rng = np.random.default_rng([self.pairing.seed, *self.pairing.players])
-        self.match.reset(np.random.default_rng(self.pairing.seed), None)
-        self.play_on()
-
-    def play_on(self) -> None:
-        """Lets scripted players move until a model is to reply, or the game is over."""
-        while (seat := self.match.current_player) is not None:
-            answer = self.answers[seat]
-            if answer is None:
-                return
-            self.match.apply_reply(seat, answer(self.rng))
-        first, second = self.match.returns()
-        self.pairing.points = 0.5 + 0.5 * float(np.sign(first - second))
-
-    @property
-    def prompt(self) -> list[dict[str, str]]:
-        """The rules and the situation, as a model to move sees them."""
-        seat = self.match.current_player
-        assert seat is not None
-        return self.match.prompt(seat)
 
 
 def round_robin(games: Sequence[EnvKey], players: int, rounds: int, seed: int = 0) -> list[Pairing]:
     """``rounds`` starts of each game for each pair of players, each played twice, with seats exchanged."""
     return [
-        Pairing(game, seed * 10**6 + number, seats)
+        Pairing(Start(game, seed * 10**6 + number), seats)
         for game in games
         for pair in itertools.combinations(range(players), 2)
         for number in range(rounds)
@@ -88,37 +46,19 @@ def round_robin(games: Sequence[EnvKey], players: int, rounds: int, seed: int = 
     ]
 
 
-def play_all(
-    pairings: Sequence[Pairing], players: Sequence[ModelPlayer | str], temperature: float, seed: int, parallel: int
-) -> None:
-    """Plays every pairing and notes its points; models reply to many games at a time."""
-    generators = [torch.Generator(_device(player)).manual_seed(seed) for player in players]
-    for first in tqdm(range(0, len(pairings), parallel), unit="batch", disable=None):
-        boards = [_board(pairing, players) for pairing in pairings[first : first + parallel]]
-        while live := [board for board in boards if board.match.current_player is not None]:
-            waiting: defaultdict[int, list[RunningGame]] = defaultdict(list)
-            for board in live:
-                waiting[board.pairing.players[board.match.current_player or 0]].append(board)
-            for number, own in sorted(waiting.items()):
-                player = players[number]
-                assert isinstance(player, ModelPlayer)
-                prompts = [player.chat.first(board.prompt) for board in own]
-                samples = player.engine.generate(prompts, temperature, generators[number])
-                for board, sample in zip(own, samples, strict=True):
-                    board.match.apply_reply(board.match.current_player or 0, player.chat.decode(sample.ids))
-                    board.play_on()
+def play_all(pairings: Sequence[Pairing], players: Sequence[Player], rollout: RolloutSection) -> None:
+    """Plays every pairing and records its points, ``rollout.episodes`` games side by side.
 
-
-def _device(player: ModelPlayer | str) -> torch.device | str:
-    return "cpu" if isinstance(player, str) else next(player.model.parameters()).device
-
-
-def _board(pairing: Pairing, players: Sequence[ModelPlayer | str]) -> RunningGame:
-    match = text_env(pairing.game).match
-    seated = [players[number] for number in pairing.players]
-    return RunningGame(
-        pairing, match, [answerer(player, match) if isinstance(player, str) else None for player in seated]
-    )
+    Who has earned more wins. A game that a limit ends is decided by what its replies have earned until then.
+    """
+    games = SelfPlay(rollout)
+    for first in tqdm(range(0, len(pairings), rollout.episodes), unit="batch", disable=None):
+        part = pairings[first : first + rollout.episodes]
+        held = [[players[number] for number in pairing.players] for pairing in part]
+        rngs = [np.random.default_rng([pairing.start.seed, *pairing.players]) for pairing in part]
+        for pairing, sides in zip(part, games.play([pairing.start for pairing in part], held, rngs), strict=True):
+            one, other = sides[0].info.get("returns") or [side.total_reward for side in sides]
+            pairing.points = 0.5 + 0.5 * float(np.sign(one - other))
 
 
 def points_of(pairings: Sequence[Pairing], players: int) -> list[list[list[float]]]:

@@ -1,4 +1,4 @@
-"""A curriculum: stages over environments and their settings, each left once enough of its episodes succeed."""
+"""A curriculum: stages of environments and settings; a stage ends when enough of its episodes succeed."""
 
 from __future__ import annotations
 
@@ -16,25 +16,17 @@ from algos.rollout.replay import Replay
 
 
 class Curriculum:
-    """Where a run stands in its stages.
+    """The stages of a run, and the index ``stage`` of the current one.
 
-    The rate of a stage is the share of its newest ``window`` fresh episodes that were won or solved. It is looked at
-    after each :meth:`record`, because all episodes of a step start in the same stage. A stage is never returned to,
-    and the last one stays.
+    The success rate of a stage is the share of its newest ``window`` fresh episodes that were won or solved. It is
+    checked after each :meth:`record`, because all episodes of a step start in the same stage. There is no way back to
+    an earlier stage, and the last stage does not end.
 
-    Processes need to exchange nothing if each records the same gathered episodes in the same order: the state is a
-    function of those alone.
-
-    Attributes:
-        stage: Index of the present stage.
+    The state depends only on the recorded episodes, so processes that record the same episodes need no communication.
     """
 
     def __init__(self, section: CurriculumSection, env: EnvSection) -> None:
-        """Starts in the first stage of ``section``; if there are none, ``env`` is played all along.
-
-        Raises:
-            ConfigError: A setting of an environment is of a kind that :class:`EnvKey` cannot hold.
-        """
+        """Begins with the first stage of ``section``; without stages, ``env`` is the only environment."""
         self.stages = section.stages
         self.stage = 0
         stages: list[list[StageEnv]] = [stage.envs for stage in section.stages]
@@ -44,15 +36,15 @@ class Curriculum:
 
     @property
     def envs(self) -> list[EnvKey]:
-        """Every environment of every stage, each once."""
+        """All environments of all stages, without repetition."""
         return list(dict.fromkeys(env for envs in self._envs for env in envs))
 
     def draw(self, rng: np.random.Generator) -> EnvKey:
-        """An environment of the present stage, by weight. Takes one value of ``rng``."""
+        """A random environment of the current stage, by weight. Draws one number from ``rng``."""
         return self._envs[self.stage][pick(self._weights[self.stage], rng.random())]
 
     def record(self, episodes: Sequence[Episode]) -> None:
-        """Takes note of a step's episodes, and moves on if the stage has been learnt; replayed ones do not count."""
+        """Records a step's episodes, without replayed ones, and begins the next stage if this one is learned."""
         if not self.stages:
             return
         fresh = [episode.success for episode in episodes if not episode.replayed]
@@ -66,7 +58,7 @@ class Curriculum:
             self._enter(self.stage + 1)
 
     def metrics(self) -> dict[str, float]:
-        """The stage's index and, once it has episodes, the success rate of its window; none without stages."""
+        """The index of the stage and the success rate of its window, once it has episodes; empty without stages."""
         if not self.stages:
             return {}
         metrics = {"curriculum/stage": float(self.stage)}
@@ -75,19 +67,15 @@ class Curriculum:
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers."""
+        """The state as numbers."""
         return {"stage": self.stage, "episodes": self._episodes, "window": list(self._window)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where ``state`` was.
-
-        Raises:
-            ConfigError: The settings have fewer stages than the run had got to.
-        """
+        """Restores ``state``; raises ConfigError where the settings have fewer stages than the run has reached."""
         if state["stage"] >= len(self._envs):
             raise ConfigError(
-                f"curriculum.stages: the checkpoint is in stage {state['stage'] + 1}, the settings have "
-                f"{len(self.stages)}: resume with the stages that the run was started with"
+                f"curriculum.stages: the checkpoint is in stage {state['stage'] + 1}, but the settings have "
+                f"{len(self.stages)} stages: resume with the stages that the run was started with"
             )
         self._enter(state["stage"])
         self._window.extend(state["window"])
@@ -101,11 +89,11 @@ class Curriculum:
 def draw_starts(
     n: int, curriculum: Curriculum, replay: Replay, rng: np.random.Generator, first_seed: int
 ) -> list[Start]:
-    """The starts of a step: with probability ``replay.share`` one of the buffer, else a fresh one.
+    """The starts of a step: each with probability ``replay.share`` from the buffer, else fresh.
 
-    The fresh start at place i has the seed ``first_seed + i``. No start of the buffer is drawn twice; where the buffer
-    has no other, the start is fresh. What the buffer holds does not change how many values of ``rng`` are taken, so a
-    start more or less in it never moves the other starts. ``start in replay`` tells the replayed ones.
+    The fresh start at index i has the seed ``first_seed + i``. No start of the buffer is drawn twice; if none is left,
+    the start is fresh. The count of numbers drawn from ``rng`` does not depend on the buffer, so a change of the buffer
+    leaves the fresh starts as they are. ``start in replay`` is true for those from the buffer.
     """
     starts: list[Start] = []
     drawn: set[Start] = set()

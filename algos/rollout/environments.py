@@ -14,25 +14,25 @@ from algos.errors import ConfigError
 from llm_gym.sandbox import SandboxUnavailable
 
 
-def make_envs(env: EnvSection | EnvKey, n: int, **changes: Any) -> list[gymnasium.Env[str, str]]:
-    """``n`` environments, the first of them tried out.
+def make_env(env: EnvSection | EnvKey) -> gymnasium.Env[str, str]:
+    """The Gymnasium environment of a section of the settings or a key, reset once to try it.
 
     Raises:
         ConfigError: There is no such id, it refuses a setting, an extra it needs is not installed, or it is no text.
     """
     settings = env.kwargs if isinstance(env, EnvKey) else env.settings
     try:
-        envs: list[gymnasium.Env[str, str]] = [gymnasium.make(env.id, **{**settings, **changes}) for _ in range(n)]
-        observation: object = envs[0].reset(seed=0)[0]
+        made: gymnasium.Env[str, str] = gymnasium.make(env.id, **settings)
+        observation: object = made.reset(seed=0)[0]
     except (gymnasium.error.Error, TypeError, ValueError, ImportError, SandboxUnavailable) as error:
         raise ConfigError(f"env: {error}") from None
     if not isinstance(observation, str):
         raise ConfigError(f"env.id: {env.id} shows {type(observation).__name__}, not text (str)")
-    return envs
+    return made
 
 
 def make_aec(env: EnvKey) -> Any:
-    """The PettingZoo environment of an id of ours, or of ``module:function``; ``opponent`` and ``seat`` are left out.
+    """The PettingZoo environment of an id of llm_gym, or of ``module:function``, without ``opponent`` and ``seat``.
 
     Raises:
         ConfigError: There is no such id, it has one player, a setting is wrong, or PettingZoo is not installed.

@@ -1,7 +1,4 @@
-"""Failure replay: starts that went badly are played again, more often the worse they went.
-
-Only the start is kept, an environment and a seed; what is trained is always sampled anew by the present policy.
-"""
+"""Failure replay: starts that went badly are played again; only an environment and a seed are kept, no replies."""
 
 from __future__ import annotations
 
@@ -18,17 +15,15 @@ from algos.data.tasks import EnvKey, Start, pick
 class Replay:
     """The buffer of failed starts.
 
-    An episode's score is 1 if it was won or solved. Otherwise it is half of where its return lies between the lowest
-    and the highest return met so far in its environment, 0 to 1/2: a draw is better than a loss, a nearly solved start
-    better than a hopeless one. A start's badness is 1 minus the mean score of its episodes in one call of
-    :meth:`record` (in GRPO, its group's), and its chance of being drawn is proportional to that.
+    The score of an episode is 1 if it was won or solved. Otherwise it is (return - lowest) / (highest - lowest) / 2, in
+    [0, 1/2], over all returns seen in its environment. The badness of a start is 1 minus the mean score of its episodes
+    in one call of :meth:`record` (in GRPO, of its group). The probability to draw a start is proportional to it.
 
-    A start enters if its mean score is at most ``low_score``. Each time it is played again its badness is renewed,
-    and once all its episodes of a call are won or solved, it is mastered and leaves. It keeps its place in the queue
-    when renewed, so one that cannot be won leaves in the end too, pushed out by newer ones.
+    A start enters if its mean score is at most ``low_score``. Playing it again updates its badness but not its age: the
+    oldest starts make room for new ones, also those that cannot be won. A start whose episodes in a call are all won
+    or solved is mastered and removed.
 
-    Processes need to exchange nothing if each records the same gathered episodes in the same order: the state is a
-    function of those alone.
+    The state depends only on the recorded episodes, so processes that record the same episodes need no communication.
     """
 
     def __init__(self, section: ReplaySection) -> None:
@@ -44,11 +39,11 @@ class Replay:
         return start in self._badness
 
     def badness(self, start: Start) -> float:
-        """How badly a start of the buffer went when last played, in (0, 1]."""
+        """The badness of a start in the buffer, in (0, 1]."""
         return self._badness[start]
 
     def draw(self, rng: np.random.Generator, exclude: Collection[Start] = ()) -> Start | None:
-        """A start, likelier the worse it went; None if there is none but those excluded. Takes one value of ``rng``."""
+        """A random start by badness; None if all are excluded. Draws one number from ``rng``."""
         at = rng.random()
         choices = dict(self._badness)
         for start in exclude:
@@ -56,17 +51,17 @@ class Replay:
         return list(choices)[pick(list(choices.values()), at)] if choices else None
 
     def record(self, episodes: Sequence[Episode]) -> None:
-        """Takes note of a step's episodes, fresh and replayed; those without a start do not concern the buffer."""
+        """Records a step's episodes, fresh and replayed; episodes without a start are ignored."""
         if not self.section.share:
             return
-        by_task: dict[Start, list[Episode]] = {}
+        by_start: dict[Start, list[Episode]] = {}
         for episode in episodes:
             if (start := episode.start) is not None:
-                by_task.setdefault(start, []).append(episode)
+                by_start.setdefault(start, []).append(episode)
                 low, high = self._returns.get(start.env, (np.inf, -np.inf))
                 total = float(episode.total_reward)
                 self._returns[start.env] = min(low, total), max(high, total)
-        for start, played in by_task.items():
+        for start, played in by_start.items():
             score = float(np.mean([self._score(start.env, episode) for episode in played]))
             if all(episode.success for episode in played):
                 self.mastered += self._badness.pop(start, None) is not None
@@ -75,14 +70,14 @@ class Replay:
         self._trim()
 
     def metrics(self) -> dict[str, float]:
-        """Tasks kept, their mean badness, and how many have been mastered since the run began; none without replay."""
+        """Starts in the buffer, their mean badness, and starts mastered since the run began; empty without replay."""
         if not self.section.share:
             return {}
         mean = float(np.mean(list(self._badness.values()) or [0.0]))
         return {"replay/size": float(len(self)), "replay/badness": mean, "replay/mastered": float(self.mastered)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers and text."""
+        """The state as numbers and text."""
         return {
             "starts": [(start.env.id, start.env.settings, start.seed, bad) for start, bad in self._badness.items()],
             "returns": [(env.id, env.settings, low, high) for env, (low, high) in self._returns.items()],

@@ -28,6 +28,7 @@ from algos.maths.seeds import first_episode_seed, sampling_generator, starts_rng
 from algos.model.load import check_settings
 from algos.report.page import last_line, write_report
 from algos.rollout.curriculum import Curriculum, draw_starts
+from algos.rollout.playing import ModelPlayer
 from algos.rollout.replay import Replay
 from algos.run_folder import checkpoints
 from algos.run_folder.write import Tracker, claim_folder
@@ -154,10 +155,11 @@ class Run:
         share = n // world
         return starts[self.accelerator.process_index * share :][:share]
 
-    def generator(self, step: int) -> torch.Generator:
-        """Samples this process's replies of a step."""
-        accelerator = self.accelerator
-        return sampling_generator(self.config.run.seed, step, accelerator.process_index, accelerator.device)
+    def player(self, step: int) -> ModelPlayer:
+        """The policy as it plays in a step, with this process's generator."""
+        accelerator, trainer = self.accelerator, self.trainer
+        generator = sampling_generator(self.config.run.seed, step, accelerator.process_index, accelerator.device)
+        return ModelPlayer(trainer.engine, trainer.chat, self.config.rollout.temperature, generator)
 
     def end_step(
         self, step: int, rows: Sequence[Row], metrics: dict[str, float], episodes: Sequence[Episode] = ()

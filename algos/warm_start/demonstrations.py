@@ -4,63 +4,42 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from algos.config.schema import EnvSection, SftSection
-from algos.data.episodes import Turn
+from algos.config.schema import EnvSection, RolloutSection, SftSection
+from algos.data.episodes import Episode
 from algos.data.rows import Row, to_rows
+from algos.data.tasks import EnvKey, Start
 from algos.errors import ConfigError
 from algos.model.chat import Chat
-from algos.rollout.conversation import Context
-from algos.rollout.environments import make_envs
+from algos.rollout.conversation import Context, Conversation
+from algos.rollout.environments import make_env
+from algos.rollout.single_agent import EpisodeRunner
 from llm_gym import TextEnv
 
-Demonstration = list[tuple[list[dict[str, str]], str]]
-"""One episode: what the player was told before each reply, and the reply."""
+
+def demonstrate(env: EnvSection, sft: SftSection, seed: int) -> list[Episode]:
+    """Plays episodes with a scripted player in the agent's seat; one generator is the randomness of all its replies."""
+    runner, key, rng = EpisodeRunner(RolloutSection()), EnvKey.of(env), np.random.default_rng(seed)
+    starts = [Start(key, seed + number) for number in range(sft.episodes)]
+    return [runner.play([start], [[sft.player]], [rng])[0][0] for start in starts]
 
 
-def demonstrate(env: EnvSection, sft: SftSection, seed: int) -> list[Demonstration]:
-    """Plays episodes with a scripted player in the agent's seat; every seat in turn."""
-    made: Any = make_envs(env, 1)[0]
-    rng = np.random.default_rng(seed)
-    conversations: list[Demonstration] = []
-    for episode in range(sft.episodes):
-        _, info = made.reset(seed=seed + episode)
-        conversation: Demonstration = []
-        done = "outcome" in info
-        while not done:
-            reply = made.unwrapped.scripted_reply(sft.player, rng)
-            conversation.append((info["messages"], reply))
-            _, _, terminated, truncated, info = made.step(reply)
-            done = terminated or truncated
-        conversations.append(conversation)
-    return conversations
-
-
-def as_rows(
-    conversations: list[Demonstration], chat: Chat, context: Context, completion_only: bool = True
-) -> list[Row]:
-    """Demonstrations as rows, the replies (and the token that ends them) to be learned.
+def as_rows(demonstrations: Sequence[Episode], chat: Chat, context: Context, completion_only: bool = True) -> list[Row]:
+    """Demonstrations as rows; the replies, and the token that ends each, are trained.
 
     Args:
-        completion_only: If not, prompts are learned as well, from where the first two of them differ.
+        completion_only: If False, prompts are trained as well, from where the first two of them differ.
     """
     rows: list[Row] = []
-    end = chat.tokenizer.eos_token_id
-    for conversation in conversations:
-        turns: list[Turn] = []
-        rules = [m for m in conversation[0][0] if m["role"] == "system"] if conversation else []
-        for messages, reply in conversation:
-            ids = [*chat.tokenizer.encode(reply, add_special_tokens=False), end]
-            if not turns:
-                prompt = chat.first(messages)
-            elif context == "turn":
-                prompt = chat.first(rules + messages)
-            else:
-                prompt = chat.following(turns[-1].prompt_ids, turns[-1].action_ids, messages)
-            turns.append(Turn(prompt, ids, [0.0] * len(ids)))
+    for demonstration in demonstrations:
+        conversation = Conversation(chat, context, rules=demonstration.rules)
+        for turn in demonstration.turns:
+            conversation.observe(turn.observation)
+            conversation.reply_with(turn.reply)
+        turns = conversation.episode.turns
         rows += to_rows(turns)
     if completion_only:
         return rows
@@ -69,15 +48,15 @@ def as_rows(
 
 
 def whole(row: Row, start: int) -> Row:
-    """``row`` with every token from ``start`` on to be learned."""
+    """``row`` with every token trained from token ``start`` of its prompt on."""
     ids = row.prompt_ids[start:] + row.ids
     zeros = [0.0] * len(ids)
     return Row(row.prompt_ids[:start], ids, [True] * len(ids), zeros, zeros)
 
 
-def _demonstrated(env: EnvSection) -> str:
-    """The environment that is demonstrated for ``env``, as JSON: every seat in turn, from the start."""
-    made: Any = make_envs(env, 1)[0].unwrapped
+def demonstrated_env(env: EnvSection) -> str:
+    """The environment demonstrated for ``env``, as JSON: every seat in turn, without random openings."""
+    made = make_env(env).unwrapped
     if not isinstance(made, TextEnv):
         raise ConfigError("model.path: `tiny` is warm-started on llm_gym's own environments; name a model for this one")
     settings = {key: value for key, value in env.settings.items() if key not in ("opponent", "seat", "random_opening")}

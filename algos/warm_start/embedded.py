@@ -12,21 +12,22 @@ from typing import Any
 from tqdm import tqdm
 
 from algos.config.schema import EnvSection, SftSection
+from algos.data.episodes import Episode
 from algos.model.chat import Chat
 from algos.rollout.conversation import Context
 from algos.warm_start import tiny
-from algos.warm_start.demonstrations import Demonstration, _demonstrated, as_rows, demonstrate
+from algos.warm_start.demonstrations import as_rows, demonstrate, demonstrated_env
 from algos.warm_start.fit import fit
 from llm_gym.opponents.nash import cache_folder
 
 TINY_VERSION = 3  # raise it when the recipe changes, so that no stale model is found in the cache
 
 
-def untrained_tiny(conversations: list[Demonstration], seed: int) -> tuple[Any, Any]:
-    """The embedded model with random weights, and a tokenizer trained on the conversations."""
-    talks = conversations[:500]
-    texts = [m["content"] for talk in talks for messages, _ in talk for m in messages]
-    tokenizer = tiny.train_tokenizer([*texts, *(reply for talk in talks for _, reply in talk)])
+def untrained_tiny(demonstrations: Sequence[Episode], seed: int) -> tuple[Any, Any]:
+    """The embedded model with random weights, and a tokenizer trained on the text of the first 500 demonstrations."""
+    shown = demonstrations[:500]
+    texts = [text for episode in shown for text in (episode.rules, *(turn.observation for turn in episode.turns))]
+    tokenizer = tiny.train_tokenizer([*texts, *(turn.reply for episode in shown for turn in episode.turns)])
     return tiny.untrained(tokenizer, seed), tokenizer
 
 
@@ -35,7 +36,7 @@ def tiny_model(env: EnvSection | Sequence[EnvSection], context: Context, sft: Sf
 
     The opponent is left out of the recipe: demonstrations are between weak players whoever is trained against later.
     """
-    envs = list(dict.fromkeys(map(_demonstrated, [env] if isinstance(env, EnvSection) else env)))
+    envs = list(dict.fromkeys(map(demonstrated_env, [env] if isinstance(env, EnvSection) else env)))
     recipe = {
         "version": TINY_VERSION,
         "envs": [json.loads(text) for text in envs],
@@ -49,9 +50,9 @@ def tiny_model(env: EnvSection | Sequence[EnvSection], context: Context, sft: Sf
     if folder.exists():
         return folder
     shares = [demonstrate(section, sft, seed) for section in sections]
-    conversations = [talk for talks in zip(*shares, strict=True) for talk in talks]
-    model, tokenizer = untrained_tiny(conversations, seed)
-    rows = as_rows(conversations, Chat(tokenizer), context, sft.completion_only_loss)
+    demonstrations = [episode for episodes in zip(*shares, strict=True) for episode in episodes]
+    model, tokenizer = untrained_tiny(demonstrations, seed)
+    rows = as_rows(demonstrations, Chat(tokenizer), context, sft.completion_only_loss)
     bar = tqdm(fit(model, rows, sft, seed), total=sft.steps, leave=False)
     for loss in bar:
         bar.set_description(f"warm start, loss {loss:.3f}", refresh=False)

@@ -188,9 +188,7 @@ def collected(tiny_folder: Path, tmp_path: Path) -> Callable[..., list[list[Epis
         config = GrpoConfig.model_validate(sections("grpo", **given))
         check(config)
         trainer = Trainer.start(config, resume=False)
-        games: Any = EpisodeRunner.of(config, [], trainer.engine, trainer.chat)
-        if config.grpo.seats == "all":
-            games = SelfPlay(config, trainer.chat)
+        games = (SelfPlay if config.grpo.seats == "all" else EpisodeRunner)(config.rollout)
         return collect(config, Run("grpo", config, {}, trainer), games, 0)
 
     return make

@@ -25,6 +25,7 @@ from algos.maths.advantages import RoleBaseline
 from algos.model.forward import Policy
 from algos.model.reference import Magnet
 from algos.model.snapshot import Snapshot
+from algos.rollout.playing import ModelPlayer
 from algos.rollout.self_play import SelfPlay
 from algos.run_folder import checkpoints as checkpoint
 from algos.training.run import Run
@@ -62,11 +63,8 @@ class Says:
 
 def played(trainer: Trainer, config: spiral.SpiralConfig, *replies: list[str]) -> list[Episode]:
     """One game in which each seat says what it is given."""
-    first, second = (Says(trainer.chat, *said) for said in replies)
-    task, generator = Start(EnvKey(ID), 0), torch.Generator()
-    ((*sides,),) = SelfPlay(config, trainer.chat).play(
-        [task], first, 1.0, generator, opponents_by_seat={(0, 1): second}
-    )
+    players = [ModelPlayer(Says(trainer.chat, *said), trainer.chat) for said in replies]
+    ((*sides,),) = SelfPlay(config.rollout).play([Start(EnvKey(ID), 0)], [players])
     return sides
 
 
@@ -100,7 +98,7 @@ def test_replies_to_the_same_prompt_can_be_compared_with_one_another(run_with: A
 
 def test_games_of_a_group_begin_with_the_same_opening(run_with: Any) -> None:
     run, config = run_with(env__random_opening=4, spiral__group_size=4, rollout__episodes=24)
-    own, _ = spiral.collect(config, run, SelfPlay(config, run.trainer.chat), OpponentPool(run.trainer.engine, 1), 0)
+    own, _ = spiral.collect(config, run, SelfPlay(config.rollout), OpponentPool(run.trainer.engine, 1), 0)
     seeds = [episode.seed for episode in own if episode.player == 0]
     assert [seeds.count(seed) for seed in dict.fromkeys(seeds)] == [4] * 6
     config.spiral.group_size = 5
@@ -140,7 +138,7 @@ def test_a_seat_held_by_a_past_self_is_never_trained(run_with: Any) -> None:
     for player in past.players:  # they play otherwise than the policy does now
         player.snapshot.weights = {name: 0.9 * weight for name, weight in player.snapshot.weights.items()}
     run.trainer.engine.sync(7)
-    own, others = spiral.collect(config, run, SelfPlay(config, run.trainer.chat), past, 3)
+    own, others = spiral.collect(config, run, SelfPlay(config.rollout), past, 3)
     assert 5 < len(others) < 20
     assert len(own) + len(others) == 48
     assert {episode.player for episode in others} == {0, 1}
@@ -158,7 +156,7 @@ def test_which_games_past_selves_play_is_a_matter_of_the_step_alone(run_with: An
     past.take(1)
 
     def seats(step: int) -> list[tuple[int, int]]:
-        _, others = spiral.collect(config, run, SelfPlay(config, run.trainer.chat), past, step)
+        _, others = spiral.collect(config, run, SelfPlay(config.rollout), past, step)
         return [(episode.seed, episode.player) for episode in others]
 
     assert seats(1) == seats(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,47 +12,47 @@ from algos.data.rows import Row
 from algos.evaluation.exact.game_tree import State
 from algos.model.chat import Chat
 from algos.model.forward import Policy
+from algos.rollout.conversation import Conversation
 from llm_gym.match import Match
 from llm_gym.parsing import format_action
 
 
 class ModelPolicy:
-    """The probability that a model gives to the reply that carries each legal action, and ends there.
+    """The probability that a model gives to the one reply that carries each legal action.
 
-    The reply is the action in the environment's format and the tokenizer's end-of-text token, in the tokens that the
-    tokenizer cuts it into. A model that reasons first, or says the same otherwise, gives these replies less.
+    The reply is the action in the environment's format, as the tokenizer encodes it, and the end-of-text token. A model
+    that reasons first, or writes the action in another way, gives these replies less.
 
     Args:
-        match: How the environment shows its game (``env.unwrapped.match``); prompts are those of ``context: turn``.
-        temperature: Of sampling: log-probabilities are those of softmax(logits / temperature).
-        rows: Replies in memory at a time.
+        match: The match of the environment (``env.unwrapped.match``); prompts are those of ``context: turn``.
+        temperature: Probabilities are those of softmax(logits / temperature).
+        rows: Maximum replies in memory at a time.
     """
 
     def __init__(self, model: Any, chat: Chat, match: Match, temperature: float = 1.0, rows: int = 512) -> None:
         self.model, self.chat, self.match, self.rows = model, chat, match, rows
         self.policy = Policy(model, temperature)
-        self._end = chat.tokenizer.eos_token_id
 
     def __call__(self, states: Sequence[State]) -> list[dict[str, float]]:
-        replies = [(state, action, self._row(state, action)) for state in states for action in state.legal]
+        rows = [row for state in states for row in self._rows(state)]
+        parts = [rows[first : first + self.rows] for first in range(0, len(rows), self.rows)]
         training = self.model.training
         self.model.eval()
-        moves: dict[State, dict[str, float]] = {state: {} for state in states}
-        for first in range(0, len(replies), self.rows):
-            part = replies[first : first + self.rows]
-            for (state, action, _), logprob in zip(part, self._logprobs([row for *_, row in part]), strict=True):
-                moves[state][action] = logprob.exp().item()
+        chances = iter([chance for part in parts for chance in self._probabilities(part)])
         self.model.train(training)
-        return [moves[state] for state in states]
+        return [dict(zip(state.legal, chances, strict=False)) for state in states]  # each takes one a legal action
 
-    def _row(self, state: State, action: str) -> Row:
-        prompt = self.chat.first(self.match.prompt(state.player, state.observation))
-        reply = format_action(action, self.match.formats[state.player])
-        ids = [*self.chat.tokenizer.encode(reply, add_special_tokens=False), self._end]
-        return Row(prompt, ids, [True] * len(ids), [0.0] * len(ids), [0.0] * len(ids))
+    def _rows(self, state: State) -> Iterator[Row]:
+        """For each legal action the prompt and the reply that carries it."""
+        conversation = Conversation(self.chat, "turn", rules=self.match.systems[state.player])
+        conversation.observe(state.observation)
+        for action in state.legal:
+            turn = conversation.reply_with(format_action(action, self.match.formats[state.player]))
+            n = len(turn.action_ids)
+            yield Row(turn.prompt_ids, turn.action_ids, [True] * n, turn.logprobs, [0.0] * n)
 
     @torch.no_grad()
-    def _logprobs(self, rows: Sequence[Row]) -> list[torch.Tensor]:
-        """The log-probability of each row's reply, in float64."""
+    def _probabilities(self, rows: Sequence[Row]) -> list[float]:
+        """The probability of each row's reply."""
         logprobs = self.policy(Batch.of(rows, next(self.model.parameters()).device)).logprobs
-        return [reply.double().sum() for reply in logprobs.split([row.action_tokens for row in rows])]
+        return [reply.double().sum().exp().item() for reply in logprobs.split([row.action_tokens for row in rows])]

@@ -66,7 +66,7 @@ def episodes(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> 
     trainer = Trainer.start(config, resume=False)
     run = Run("grpo", config, sources, trainer)
     trainer.sync(0)
-    games = EpisodeRunner.of(config, [], trainer.engine, trainer.chat)
+    games = EpisodeRunner(config.rollout)
     steps = [grpo.collect(config, run, games, step) for step in range(3)]
     rng = random.Random(0)
     for step in steps:

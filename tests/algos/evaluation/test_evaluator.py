@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -14,14 +13,16 @@ from accelerate import Accelerator
 
 import llm_gym  # noqa: F401 - registers the environments
 from algos import grpo
-from algos.config.schema import Config
+from algos.config.schema import Config, EnvSection, RolloutSection
 from algos.data.episodes import Episode, Turn
+from algos.data.tasks import EnvKey, Start
 from algos.engines.hf import HFEngine
 from algos.errors import ConfigError
-from algos.evaluation.evaluator import Evaluator, check_evaluations, evaluate, score, score_by_seat, wilson
+from algos.evaluation.evaluator import Evaluator, check_evaluations, play, score, score_by_seat, wilson
 from algos.evaluation.score import compare
 from algos.model.chat import Chat
 from algos.model.load import load_model
+from algos.rollout.playing import ModelPlayer
 from algos.rollout.single_agent import EpisodeRunner
 
 
@@ -104,14 +105,19 @@ def test_seats_are_scored_apart_where_there_are_several() -> None:
 def test_an_evaluation_plays_fixed_games_and_repeats_itself(tiny_folder: Path) -> None:
     model, tokenizer = load_model(tiny_folder)
     chat = Chat(tokenizer)
-    envs = [gymnasium.make("llmgym/TicTacToe-v0", seat="alternate") for _ in range(16)]
-    rollout = EpisodeRunner(envs, HFEngine(model, chat.stop_ids, 8), chat, "id", "turn", 9, 512)
-    accelerator = Accelerator()
+    env = EnvKey.of(EnvSection(seat="alternate"))
+    starts = [Start(env, seed) for seed in range(24)]
+    runner, player = EpisodeRunner(RolloutSection()), ModelPlayer(HFEngine(model, chat.stop_ids, 8), chat)
+
+    def evaluate() -> dict[str, Any]:
+        return score_by_seat(play(runner, player, starts, Accelerator(), parallel=16))
+
     torch.manual_seed(1)
-    first = evaluate(rollout, 24, 1.0, accelerator)
-    before = torch.get_rng_state()
-    assert evaluate(rollout, 24, 1.0, accelerator) == first
+    first = evaluate()
+    before, own = torch.get_rng_state(), player.generator.get_state()
+    assert evaluate() == first
     assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(player.generator.get_state(), own)
     assert first["episodes"] == 24
     assert [first["seats"][seat]["episodes"] for seat in "01"] == [12, 12]
     assert sum(first[f"{name}_rate"] for name in ("win", "draw", "loss", "invalid")) == pytest.approx(1.0)

@@ -158,7 +158,7 @@ def test_min_episodes_counts_on_after_a_resume(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_from_a_stage_that_is_gone_is_refused() -> None:
-    with pytest.raises(ConfigError, match="the checkpoint is in stage 3, the settings have 2"):
+    with pytest.raises(ConfigError, match="the checkpoint is in stage 3, but the settings have 2 stages"):
         curriculum().load_state_dict({"stage": 2, "episodes": 0, "window": []})
 
 

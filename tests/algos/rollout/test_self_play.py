@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from gymnasium.spaces import Text
 from pettingzoo import AECEnv
 
 import llm_gym
-from algos.config.schema import Config
+from algos.config.schema import RolloutSection
 from algos.data.episodes import Episode
 from algos.data.rows import to_rows
 from algos.data.tasks import EnvKey, Start
@@ -20,6 +21,7 @@ from algos.errors import ConfigError
 from algos.model.chat import Chat
 from algos.model.load import load_model
 from algos.rollout.environments import make_aec
+from algos.rollout.playing import ModelPlayer
 from algos.rollout.self_play import SelfPlay
 
 ID = "llmgym/TicTacToe-v0"
@@ -60,23 +62,23 @@ class Collecting(AECEnv):  # type: ignore[misc]
 
 
 @pytest.fixture(scope="module")
-def model(tiny_folder: Path) -> tuple[Any, Chat]:
+def model(tiny_folder: Path) -> ModelPlayer:
     loaded, tokenizer = load_model(tiny_folder)
-    return loaded, Chat(tokenizer)
+    chat = Chat(tokenizer)
+    return ModelPlayer(HFEngine(loaded, chat.stop_ids, 8), chat)
 
 
-def play(model: tuple[Any, Chat], env: EnvKey, n: int = 8, **rollout: Any) -> list[list[Episode]]:
-    config = Config.model_validate({"rollout": {"max_turns": 20, "max_prompt_tokens": 2000} | rollout})
-    engine = HFEngine(model[0], model[1].stop_ids, 8)
-    tasks = [Start(env, seed // 2) for seed in range(n)]
-    return SelfPlay(config, model[1]).play(tasks, engine, 1.0, torch.Generator().manual_seed(0), group_size=2)
+def play(model: ModelPlayer, env: EnvKey, n: int = 8, **rollout: Any) -> list[list[Episode]]:
+    games = SelfPlay(RolloutSection(**({"max_turns": 20, "max_prompt_tokens": 2000} | rollout)))
+    seeded = replace(model, generator=torch.Generator().manual_seed(0))
+    return games.play([Start(env, seed // 2) for seed in range(n)], [[seeded] * games.seats(env)] * n)
 
 
 @pytest.mark.parametrize("context", ["turn", "episode"])
-def test_every_side_holds_what_its_player_was_told_said_and_earned(model: tuple[Any, Chat], context: str) -> None:
+def test_every_side_holds_what_its_player_was_told_said_and_earned(model: ModelPlayer, context: str) -> None:
     env = EnvKey(ID, '{"on_invalid": "retry:2", "random_opening": 2}')
     games = play(model, env, context=context)
-    assert [[side.group for side in sides] for sides in games] == [[n // 2] * 2 for n in range(8)]
+    assert [[side.group for side in sides] for sides in games] == [[n] * 2 for n in range(8)]
     assert max(len(side.turns) for sides in games for side in sides) > 2
     for number, sides in enumerate(games):
         again = llm_gym.aec(ID, on_invalid="retry:2", random_opening=2)
@@ -97,7 +99,7 @@ def test_every_side_holds_what_its_player_was_told_said_and_earned(model: tuple[
                 assert len(rows) == (1 if context == "episode" else len(side.turns))
 
 
-def test_a_strangers_game_of_three_pays_each_from_one_reply_to_its_next(model: tuple[Any, Chat]) -> None:
+def test_a_strangers_game_of_three_pays_each_from_one_reply_to_its_next(model: ModelPlayer) -> None:
     (sides, *_) = play(model, EnvKey(f"{__name__}:Collecting"), n=2)
     # Each is paid 1 for its reply and loses 1/2 for each of the others' until its next one, or until the end.
     assert [[turn.reward for turn in side.turns] for side in sides] == [[0.0, 0.0], [0.0, 0.5], [0.0, 1.0]]
@@ -105,14 +107,14 @@ def test_a_strangers_game_of_three_pays_each_from_one_reply_to_its_next(model: t
     assert [turn.observation[:9] for turn in sides[1].turns] == ["b: move 1", "b: move 4"]
 
 
-def test_a_game_cut_short_pays_what_was_earned_till_then(model: tuple[Any, Chat]) -> None:
+def test_a_game_cut_short_pays_what_was_earned_till_then(model: ModelPlayer) -> None:
     (sides, *_) = play(model, EnvKey(f"{__name__}:Collecting"), n=2, max_turns=1)
     # `a` was asked again and has been told; the others had their first reply and would be told with the next turn.
     assert [[turn.reward for turn in side.turns] for side in sides] == [[0.0], [0.5], [1.0]]
     assert [(side.terminated, side.truncated, side.outcome) for side in sides] == [(False, True, "truncated")] * 3
 
 
-def test_a_prompt_that_would_be_too_long_ends_the_game(model: tuple[Any, Chat]) -> None:
+def test_a_prompt_that_would_be_too_long_ends_the_game(model: ModelPlayer) -> None:
     (sides, *_) = play(model, EnvKey(ID), n=2, max_prompt_tokens=3)
     assert [(side.turns, side.truncated) for side in sides] == [([], True)] * 2
 

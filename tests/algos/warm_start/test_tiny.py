@@ -73,9 +73,10 @@ def test_cells_and_replies_are_short_and_digits_stay_apart(tokenizer: Any) -> No
 
 def test_every_cell_of_a_board_without_spaces_is_one_token() -> None:
     env = EnvSection(id="llmgym/ConnectFour-v0", opponent="random", seat="alternate")
-    talks = demonstrate(env, SftSection(episodes=20), seed=0)
-    tokenizer = tiny.train_tokenizer([m["content"] for talk in talks for messages, _ in talk for m in messages])
-    boards = [messages[-1]["content"].split(".\n", 1)[1] for talk in talks for messages, _ in talk]
+    episodes = demonstrate(env, SftSection(episodes=20), seed=0)
+    shown = [turn.observation for episode in episodes for turn in episode.turns]
+    tokenizer = tiny.train_tokenizer([*(episode.rules for episode in episodes), *shown])
+    boards = [observation.split(".\n", 1)[1] for observation in shown]
     assert len(set(boards)) > 100
     for board in boards:
         said = tokenizer.apply_chat_template([{"role": "user", "content": f"x.\n{board}"}], return_dict=False)

@@ -10,18 +10,21 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
 pyspiel = pytest.importorskip("pyspiel")
 
+from algos.config.schema import RolloutSection  # noqa: E402
 from algos.data.tasks import EnvKey, Start  # noqa: E402
 from algos.engines.hf import HFEngine  # noqa: E402
+from algos.evaluation.evaluator import play  # noqa: E402
 from algos.evaluation.exact.game_tree import Histories, PolicyTable, State, match_of, walk  # noqa: E402
 from algos.evaluation.exact.model_policy import ModelPolicy  # noqa: E402
 from algos.evaluation.exact.values import exact, greedy, nash_conv, uniform  # noqa: E402
-from algos.evaluation.players import play_scripted  # noqa: E402
 from algos.evaluation.score import score  # noqa: E402
 from algos.model.chat import Chat  # noqa: E402
 from algos.model.load import load_model  # noqa: E402
+from algos.rollout.single_agent import EpisodeRunner  # noqa: E402
 from llm_gym.games.openspiel import OpenSpiel  # noqa: E402
 from llm_gym.games.tic_tac_toe import TicTacToe  # noqa: E402
 from llm_gym.opponents.minimax import minimax_value  # noqa: E402
@@ -147,7 +150,8 @@ def test_probabilities_of_illegal_actions_are_refused() -> None:
 
 def test_sampled_games_agree_with_the_exact_value_95_times_in_100() -> None:
     truth = exact("llmgym/KuhnPoker-v0", uniform)["value_against_random"][0]
-    played = play_scripted([Start(EnvKey("llmgym/KuhnPoker-v0"), seed) for seed in range(30_000)], "uniform")
+    starts = [Start(EnvKey("llmgym/KuhnPoker-v0"), seed) for seed in range(30_000)]
+    played = play(EpisodeRunner(RolloutSection()), "uniform", starts, Accelerator(), parallel=1)
     covered = 0
     for first in range(0, 30_000, 100):
         result = score(played[first : first + 100])
