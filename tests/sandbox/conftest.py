@@ -12,10 +12,22 @@ from pathlib import Path
 
 import pytest
 
+import llm_gym.sandbox
 from llm_gym.sandbox import Limits, Pool, SandboxUnavailable
 from llm_gym.sandbox.results import Isolation
 
+# Makes `llm_gym.sandbox` importable from the folder in argv[1] by an interpreter that has none of the dependencies.
+BOOT = """
+import sys, types
+module = sys.modules["llm_gym"] = types.ModuleType("llm_gym")
+module.__path__ = [sys.argv[1]]
+"""
 MOST = Limits(wall_s=5.0, memory_bytes=256 << 20, output_bytes=1 << 20, processes=16, threads=64)
+
+
+def package() -> str:
+    """The folder of `llm_gym`."""
+    return str(Path(llm_gym.sandbox.__file__).parent.parent)
 
 
 def interpreter_for_everyone() -> str | None:
