@@ -83,7 +83,7 @@ def test_an_adapter_that_vllm_would_serve_wrongly_is_refused() -> None:
             check_adapter(adapted(**extra))
 
 
-def test_a_server_is_started_with_the_run_s_settings_and_may_be_given_others() -> None:
+def test_a_server_is_started_with_the_settings_of_the_run_and_then_the_arguments_given() -> None:
     settings = config({"dtype": "float32"}, kind="vllm_server", url="http://[::1]:8123", args=["--seed", "7"])
     plain, lora = (micro_model(dtype=torch.float32), adapted(r=9))
     for model in (plain, lora):
