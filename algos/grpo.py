@@ -4,10 +4,10 @@
     accelerate launch algos/grpo.py --config configs/grpo_tictactoe_tiny.yaml
     llm-gym train grpo --config configs/grpo_tictactoe_tiny.yaml --run.max_steps 20 --env.opponent minimax
 
-Several episodes are played from each start (a seed fixes the seat and all else that is random in a game). The advantage
-of an episode is its return compared with those of its group; the update makes each token of its replies more or less
-likely by that much. DeepSeekMath, arXiv 2402.03300; the options come from Dr. GRPO (2503.20783), DAPO (2503.14476),
-GSPO (2507.18071) and GiGPO (2505.10978).
+A group is several episodes from one start, whose seed fixes the seat and everything random in the game. The advantage
+of an episode is its return compared with the returns of its group. The update raises or lowers the probability of the
+episode's reply tokens accordingly. DeepSeekMath, arXiv 2402.03300; the options come from Dr. GRPO (2503.20783), DAPO
+(2503.14476), GSPO (2507.18071) and GiGPO (2505.10978).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class GrpoSection(PolicyUpdateSection):
         0, ge=0, description="Rounds in which groups with equal returns are replaced by newly sampled ones (DAPO)."
     )
     baseline: Literal["group", "batch"] = Field(
-        "group", description="What an episode is compared with: its group, or all of the step's in its game and seat."
+        "group", description="What an episode is compared with: its group, or the step's episodes in its game and seat."
     )
     advantage: Literal["std", "none"] = Field(
         "std", description="Divide by the group's standard deviation (GRPO), or not (Dr. GRPO)."
@@ -45,7 +45,7 @@ class GrpoSection(PolicyUpdateSection):
         True, description="Leave out groups with equal returns (DAPO); false: kl_coef still acts on them."
     )
     shuffle: Literal["rows", "prompts"] = Field(
-        "rows", description="prompts: replies to the same prompt stay in one minibatch, which computes it once."
+        "rows", description="prompts: rows with the same prompt stay in one minibatch, which computes the prompt once."
     )
 
 
@@ -76,7 +76,7 @@ from algos.training.trainer import Trainer
 
 
 def check(config: GrpoConfig) -> None:
-    """Refuses what can be known to be wrong before a model loads."""
+    """Checks the settings before a model loads; raises ConfigError."""
     grpo = config.grpo
     groups, rest = divmod(config.rollout.episodes, grpo.group_size)
     if rest:
@@ -85,11 +85,11 @@ def check(config: GrpoConfig) -> None:
         )
     runs.check_divides(groups, "groups (rollout.episodes / grpo.group_size)", grpo.minibatches, "grpo")
     if grpo.final_kl_coef and not grpo.kl_coef:
-        raise ConfigError("grpo.final_kl_coef is where grpo.kl_coef ends, which is 0: give it a value to begin with")
+        raise ConfigError("grpo.final_kl_coef is the value at which grpo.kl_coef ends, which is 0: set grpo.kl_coef")
     for name in ("advantage_level same_prompt", "baseline batch"):
         setting, _, value = name.partition(" ")
         if getattr(grpo, setting) == value and grpo.advantage == "std":
-            raise ConfigError(f"grpo.{name} compares returns as they are: set grpo.advantage none")
+            raise ConfigError(f"grpo.{name} does not divide by a standard deviation: set grpo.advantage none")
     runs.check(config, make_aec if grpo.seats == "all" else make_env)
 
 
@@ -118,7 +118,7 @@ def collect(config: GrpoConfig, run: Run, games: GameRunner, step: int) -> list[
 
 
 def advantage(config: GrpoConfig, groups: list[list[Episode]]) -> tuple[list[Row], dict[str, float]]:
-    """Gives each turn its advantage and makes the rows to train on.
+    """Writes the advantage of each turn and makes the rows to train on.
 
     ``filter_zero_std`` leaves out groups whose returns are all equal, and rows whose advantages are all 0.
     """
@@ -168,7 +168,7 @@ def batch_loss(
 
 
 def update(config: GrpoConfig, rows: list[Row], trainer: Trainer, step: int) -> dict[str, float]:
-    """``epochs`` x ``minibatches`` optimizer steps on ``rows``; returns metrics, means over tokens."""
+    """Takes ``epochs`` x ``minibatches`` optimizer steps on ``rows``; returns metrics as means over tokens."""
     grpo = config.grpo
     kl_coef = annealed(grpo.kl_coef, grpo.final_kl_coef, step, config.run.max_steps)
     return trainer.update(

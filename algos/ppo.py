@@ -3,8 +3,8 @@
     python algos/ppo.py --config configs/ppo_password_tiny.yaml
     accelerate launch algos/ppo.py --config configs/ppo_password_tiny.yaml
 
-A critic learns the expected return; the advantage of a token (or a reply) is how much better the episode went than the
-critic expected (GAE, arXiv 1506.02438), and the policy is updated with the clipped loss (arXiv 1707.06347). The KL
+A critic learns the expected return. The advantage of a token (or a reply) estimates how much higher the return is than
+the critic expected (GAE, arXiv 1506.02438). The policy is updated with the clipped loss (arXiv 1707.06347). The KL
 divergence from the starting model is part of the reward, as in RLHF (arXiv 1909.08593), or of the loss.
 """
 
@@ -22,7 +22,7 @@ from algos.config.schema import PolicyUpdateSection, TrainConfig
 
 class PpoSection(PolicyUpdateSection):
     critic: Literal["shared", "separate"] = Field(
-        "shared", description="The value head reads the policy's hidden states, or those of its own backbone."
+        "shared", description="The value head reads the hidden states of the policy, or of its own backbone."
     )
     critic_lr: float | None = Field(
         None, gt=0, description="Learning rate of the critic's own weights; null: optim.lr."
@@ -37,7 +37,7 @@ class PpoSection(PolicyUpdateSection):
     value_clip: float | None = Field(0.2, gt=0, description="Maximum change of a value per step; null: no limit.")
     value_coef: float = Field(0.5, ge=0, description="Weight of the critic's loss.")
     entropy_coef: float = Field(0.0, ge=0, description="Weight of the entropy over the whole vocabulary.")
-    kl_in: Literal["reward", "loss"] = Field("loss", description="Where the KL divergence is counted.")
+    kl_in: Literal["reward", "loss"] = Field("loss", description="Add the KL divergence to the reward or to the loss.")
     kl_target: float | None = Field(None, gt=0, description="Adapt kl_coef to keep this KL divergence; null: fixed.")
     kl_horizon: float = Field(10.0, gt=0, description="Steps in which an adapted kl_coef changes by at most a fifth.")
     epochs: int = Field(2, ge=1, description="Passes over each step's episodes.")
@@ -70,19 +70,19 @@ from algos.training.trainer import Trainer, write_column
 
 
 def check(config: PpoConfig) -> None:
-    """Refuses what can be known to be wrong before a model loads."""
+    """Checks the settings before a model loads; raises ConfigError."""
     ppo = config.ppo
     runs.check_divides(config.rollout.episodes, "episodes (rollout.episodes)", ppo.minibatches, "ppo")
     if ppo.kl_target and not ppo.kl_coef:
-        raise ConfigError("ppo.kl_target adapts ppo.kl_coef, which is 0: give it a value to begin with")
+        raise ConfigError("ppo.kl_target adapts ppo.kl_coef, which is 0: set ppo.kl_coef")
     if ppo.final_kl_coef and not ppo.kl_coef:
-        raise ConfigError("ppo.final_kl_coef is where ppo.kl_coef ends, which is 0: give it a value to begin with")
+        raise ConfigError("ppo.final_kl_coef is the value at which ppo.kl_coef ends, which is 0: set ppo.kl_coef")
     if ppo.kl_direction == "forward" and in_reward(ppo):
-        raise ConfigError("ppo.kl_direction forward is no reward of the tokens sampled: set ppo.kl_in loss")
+        raise ConfigError("ppo.kl_direction forward cannot be a reward of the sampled tokens: set ppo.kl_in loss")
     if ppo.kl_target and ppo.final_kl_coef is not None:
-        raise ConfigError("ppo.kl_target and ppo.final_kl_coef both change ppo.kl_coef: leave one out")
+        raise ConfigError("ppo.kl_target and ppo.final_kl_coef both change ppo.kl_coef: set only one")
     if ppo.critic == "separate" and config.model.quantize:
-        raise ConfigError("ppo.critic separate trains a copy of the model, and 4 bits cannot be trained: use shared")
+        raise ConfigError("ppo.critic separate trains a copy of the model; 4-bit weights cannot be trained: use shared")
     runs.check(config, make_env)
 
 
@@ -96,16 +96,16 @@ def collect(config: PpoConfig, run: Run, games: EpisodeRunner, step: int) -> lis
 def advantage(
     config: PpoConfig, episodes: list[Episode], trainer: Trainer, scale: RunningScale, kl_coef: float
 ) -> tuple[list[Row], dict[str, float]]:
-    """Gives each turn its advantages and the critic's targets, and makes the rows to train on."""
+    """Writes advantages and value targets into the turns and makes the rows to train on."""
     ppo = config.ppo
     trainer.score_turns([e.turns for e in episodes], reference=in_reward(ppo), tis_cap=ppo.tis_cap, values=True)
     after = bootstrap(episodes, trainer)
     if ppo.scale_rewards:
         scale.update(gather_object([e.total_reward for e in episodes]))
-    estimates: list[Tensor] = [torch.zeros(0)]
+    estimates: list[Tensor] = [torch.zeros(0)]  # [tokens] of each episode; whitening is over all episodes
     targets: list[Tensor] = [torch.zeros(0)]
     for episode, value_after in zip(episodes, after, strict=True):
-        if episode.turns:  # else it was over before its first reply
+        if episode.turns:  # an episode without turns ended before the first reply
             estimate, target = episode_advantages(ppo, episode.turns, value_after, scale.value, kl_coef)
             estimates.append(estimate)
             targets.append(target)
@@ -130,8 +130,8 @@ def episode_advantages(
     gamma * lambda. The reward of a turn is at its last token.
 
     Args:
-        value_after: The critic's estimate after the episode; 0 where the rules ended it.
-        scale: What rewards are divided by.
+        value_after: The critic's estimate of the state after the episode; 0 if the rules ended it.
+        scale: Rewards are divided by it.
     """
     values = column(turns, "values")
     lengths = torch.tensor([len(turn.action_ids) for turn in turns])
@@ -142,7 +142,7 @@ def episode_advantages(
         rewards -= kl_coef * (column(turns, "old_logprobs") - column(turns, "reference_logprobs"))
     if ppo.gae_unit == "token":
         return gae(rewards, values, value_after, ppo.gamma, ppo.gae_lambda)
-    # A reply is one step: [turns]. Its value is read at the end of its prompt, before its first token.
+    # GAE over replies: [turns]. The value of a reply is the one before its first token, at the end of its prompt.
     earned = torch.stack([part.sum() for part in rewards.split(lengths.tolist())])
     estimate, target = gae(earned, values[ends - lengths], value_after, ppo.gamma, ppo.gae_lambda)
     return estimate.repeat_interleave(lengths), target.repeat_interleave(lengths)
@@ -154,7 +154,7 @@ def in_reward(ppo: PpoSection) -> bool:
 
 
 def bootstrap(episodes: list[Episode], trainer: Trainer) -> list[float]:
-    """The critic's value of the state after each episode: 0 where the rules ended it."""
+    """The critic's value of the state after each episode; 0 if the rules ended it."""
     cut = [Turn(episode.final_prompt_ids, [0], [0.0]) for episode in episodes if episode.truncated]
     trainer.score_turns([[turn] for turn in cut], values=True)
     values = iter(turn.values[0] for turn in cut)
@@ -187,7 +187,7 @@ def batch_loss(
 
 
 def update(config: PpoConfig, rows: list[Row], trainer: Trainer, step: int, kl_coef: float) -> dict[str, float]:
-    """``epochs`` x ``minibatches`` optimizer steps on ``rows``; returns metrics, means over tokens."""
+    """Takes ``epochs`` x ``minibatches`` optimizer steps on ``rows``; returns metrics as means over tokens."""
     return trainer.update(
         rows,
         lambda batch: batch_loss(config, batch, trainer.policy, trainer.reference, kl_coef),

@@ -1,10 +1,10 @@
-"""Supervised fine-tuning on games of a scripted player: the warm start. It teaches the format, not the play.
+"""Supervised fine-tuning on games of a scripted player: the warm start. It teaches the reply format.
 
     python algos/sft.py --config configs/sft_tictactoe_tiny.yaml
     llm-gym train sft --config configs/sft_tictactoe_tiny.yaml --model.path Qwen/Qwen3-0.6B
 
 Loss: the mean of -log p(token) over the tokens of the demonstrated replies; with ``sft.completion_only_loss: false``
-over those of the prompts too. ``model.path: tiny`` starts from random weights.
+also over the prompt tokens. ``model.path: tiny`` starts from random weights.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class SftConfig(Config):
 
     @model_validator(mode="after")
     def _steps(self) -> SftConfig:
-        """``run.max_steps`` may end the training early; by default it is ``sft.steps``."""
+        """``run.max_steps`` is ``sft.steps`` by default; a lower value ends the training early."""
         if "max_steps" not in self.run.model_fields_set:
             self.run = self.run.model_copy(update={"max_steps": self.sft.steps})
         if self.run.max_steps > self.sft.steps:
@@ -54,9 +54,9 @@ from algos.warm_start.fit import draw_rows, learning_rate
 
 
 def check(config: SftConfig) -> None:
-    """Refuses what can be known to be wrong before a model loads."""
+    """Checks the settings before a model loads; raises ConfigError."""
     if config.model.path == "tiny" and config.model.lora_rank:
-        raise ConfigError("model.lora_rank: tiny starts from random weights here; adapters need a trained model")
+        raise ConfigError("model.lora_rank: model.path tiny has random weights here; adapters need a trained model")
     make_env(config.env)
     runs.check_common(config)
 
@@ -69,7 +69,7 @@ def train(config: SftConfig, sources: dict[str, str], resume: bool) -> None:
     def load(path: Any) -> tuple[Any, Any]:
         return untrained_tiny(demonstrations, seed) if path == "tiny" else load_model(path, config.model)
 
-    # Labels are learned at temperature 1, whatever replies are sampled at.
+    # The loss is taken at temperature 1, also where replies are sampled at another.
     trainer = Trainer.start(config, resume, load=load, wrap=lambda model, _: Policy(model, temperature=1.0))
     run = Run("sft", config, sources, trainer)
     run.state["episodes"] = len(demonstrations)

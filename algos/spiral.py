@@ -4,10 +4,10 @@
     accelerate launch algos/spiral.py --config configs/spiral_kuhn_tiny.yaml
 
 One policy plays every seat of a PettingZoo game. The baseline of a return is the running mean of its game and seat.
-Self-play alone collapses to few lines of play, or cycles. These options help: a KL divergence from a reference that is
-fixed or updated every few steps (a magnet: magnetic mirror descent, arXiv 2206.05825; R-NaD, arXiv 2206.15378), replies
-to the same prompt compared with each other (GiGPO, arXiv 2505.10978), games against earlier policies, random openings
-(an environment setting) and averaged weights (optim.ema_decay).
+Self-play alone collapses to a few lines of play, or cycles. These options help: a KL divergence from a magnet, which is
+a reference that is fixed or updated every few steps (magnetic mirror descent, arXiv 2206.05825; R-NaD, arXiv
+2206.15378); replies to the same prompt compared with each other (GiGPO, arXiv 2505.10978); games against earlier
+policies; random openings (an environment setting); averaged weights (optim.ema_decay).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class SpiralSection(PolicyUpdateSection):
     advantage_level: Literal["role", "same_prompt"] = Field(
         "role", description="same_prompt: two or more replies to the same prompt are compared with each other (GiGPO)."
     )
-    group_size: int = Field(1, ge=1, description="Games per start: with random openings, from the same opening.")
-    loss: Literal["clipped", "policy_gradient"] = Field("clipped", description="PPO's loss, or plain -A log p.")
+    group_size: int = Field(1, ge=1, description="Games per start; with random openings they share the opening.")
+    loss: Literal["clipped", "policy_gradient"] = Field("clipped", description="PPO's clipped loss, or -A log p.")
     entropy_coef: float = Field(0.0, ge=0, description="Weight of the entropy over the whole vocabulary.")
     final_entropy_coef: float | None = Field(
         None, ge=0, description="entropy_coef changes linearly to this value at the last step; null: it stays."
@@ -72,7 +72,7 @@ from algos.training.trainer import Trainer
 
 
 def check(config: SpiralConfig) -> None:
-    """Refuses what can be known to be wrong before a model loads. ``rollout.episodes`` counts games."""
+    """Checks the settings before a model loads; raises ConfigError. ``rollout.episodes`` counts games."""
     spiral = config.spiral
     starts, left = divmod(config.rollout.episodes, spiral.group_size)
     if left:
@@ -80,9 +80,9 @@ def check(config: SpiralConfig) -> None:
     runs.check_divides(starts, "starts (rollout.episodes / spiral.group_size)", spiral.minibatches, "spiral")
     for name, set_ in (("final_kl_coef", spiral.final_kl_coef), ("magnet_every", spiral.magnet_every)):
         if set_ and not spiral.kl_coef:
-            raise ConfigError(f"spiral.{name} has an effect with a magnet only: set spiral.kl_coef")
+            raise ConfigError(f"spiral.{name} has an effect only with a magnet: set spiral.kl_coef")
     if spiral.loss == "policy_gradient" and spiral.epochs * spiral.minibatches > 1:
-        raise ConfigError("spiral.loss policy_gradient is right for one optimizer step per batch; else use clipped")
+        raise ConfigError("spiral.loss policy_gradient allows one optimizer step per batch; for more use clipped")
     runs.check(config, make_aec)
 
 
@@ -112,10 +112,10 @@ def collect(
 def advantage(
     episodes: list[Episode], baseline: RoleBaseline, rank: int, level: str = "role"
 ) -> tuple[list[Row], dict[str, float]]:
-    """Gives each turn its role-conditioned advantage and makes the rows to train on.
+    """Writes the role-conditioned advantage of each turn and makes the rows to train on.
 
-    A = the return minus the running mean of its game and seat, for each token of the episode. The baselines see the
-    episodes of all processes, in rank order, and are the same on each. An episode without turns changes none.
+    A = the return minus the running mean of its game and seat, for each token of the episode. All processes
+    update the baselines with all episodes, in rank order, so these are equal. Episodes without turns do not count.
     """
     episodes = [episode for episode in episodes if episode.turns]
     everyone = gather_object([(rank, e.total_reward, (e.env_id, e.player)) for e in episodes])
@@ -156,7 +156,7 @@ def batch_loss(
 
 
 def update(config: SpiralConfig, rows: list[Row], trainer: Trainer, step: int) -> dict[str, float]:
-    """``epochs`` x ``minibatches`` optimizer steps on ``rows``; returns metrics, means over tokens."""
+    """Takes ``epochs`` x ``minibatches`` optimizer steps on ``rows``; returns metrics as means over tokens."""
     spiral, last = config.spiral, config.run.max_steps
     kl_coef = annealed(spiral.kl_coef, spiral.final_kl_coef, step, last)
     entropy_coef = annealed(spiral.entropy_coef, spiral.final_entropy_coef, step, last)

@@ -14,20 +14,20 @@ from torch import Tensor
 from algos.data.rows import SCORES, Row
 
 BEGINNING = 24
-"""Prompts that have so many tokens in common are taken for the same game's."""
+"""Prompts with this number of equal first tokens count as prompts of the same game."""
 
 
 @dataclass
 class Prompts:
     """Prompts as a common prefix and the distinct rests.
 
-    In a group all episodes share their prompt, and all prompts of a game share its rules: each is computed once.
+    The episodes of a group share their first prompt, and all prompts of a game share its rules; each is computed once.
 
     Attributes:
-        prefix: What all prompts begin with, ``[prefix]``; at least one token of each prompt is left for its rest.
+        prefix: The tokens that all prompts begin with, ``[prefix]``; each prompt has at least one more token.
         rests: The distinct rests, left-padded, ``[distinct, rest]``.
         rest_mask: True where ``rests`` is not padding.
-        index: Which rest each prompt has, ``[prompts]``.
+        index: The rest of each prompt, as a row of ``rests``, ``[prompts]``.
     """
 
     prefix: Tensor
@@ -98,9 +98,9 @@ class Batch:
         return column[self.action_mask]
 
     def turns(self) -> tuple[Tensor, int]:
-        """Which turn each action token belongs to, ``[tokens]``, and how many turns there are.
+        """The turn of each action token as a number from 0, ``[tokens]``, and the number of turns.
 
-        Replies are apart: between two of a row stand the tokens that the environment said.
+        The environment's tokens separate two replies of a row.
         """
         first = self.action_mask.clone()
         first[:, 1:] &= ~self.action_mask[:, :-1]
@@ -113,12 +113,12 @@ class Batch:
 
 
 def alike(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
-    """The indices of ``prompts``, those that begin alike together, each in their order.
+    """The indices of ``prompts``, grouped by equal first tokens, each group in the given order.
 
-    Where several games are mixed, all prompts together begin with nothing in common, and nothing would be shared.
+    Prompts of different games have no common prefix, so a batch of several games could share nothing.
 
     Args:
-        size: How many are run at a time. Beginnings of fewer prompts than that, and than 16, stay together: the last.
+        size: Prompts run at a time. Groups smaller than this and than 16 are joined into one group, the last.
     """
     groups: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
     for index, prompt in enumerate(prompts):
@@ -129,10 +129,10 @@ def alike(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
 
 
 def merge_equal(rows: Sequence[Row]) -> list[Row]:
-    """Rows with the same tokens and advantages of the same sign as one, of their weight and mean advantage.
+    """Merges rows of equal tokens, old log-probabilities and advantage signs: summed weight, mean advantage.
 
-    A clipped loss is linear in the advantage on either side of zero, so the gradient is that of all of them. In a small
-    game most rows of a batch occur several times. Other columns are the first row's: they must depend on tokens alone.
+    A clipped loss is linear in the advantage on either side of zero, so the gradient stays the same. In a small game
+    most rows of a batch occur several times. Other columns are the first row's: they must depend on the tokens alone.
     """
     merged: dict[object, Row] = {}
     for row in rows:
@@ -153,7 +153,7 @@ def merge_equal(rows: Sequence[Row]) -> list[Row]:
 def micro_batches(
     rows: Sequence[Row], size: int, device: torch.device | str = "cpu"
 ) -> Iterator[tuple[list[Row], Batch]]:
-    """Cuts rows into batches of at most ``size``, like games, lengths and prompts together to waste little."""
+    """Divides rows into batches of at most ``size``, by game, length and prompt, so that there is little padding."""
     for game in alike([row.prompt_ids for row in rows], size):
         ordered = sorted((rows[i] for i in game), key=lambda row: (len(row.ids), len(row.prompt_ids), row.prompt_ids))
         for start in range(0, len(ordered), size):
@@ -162,7 +162,7 @@ def micro_batches(
 
 
 class Scores(NamedTuple):
-    """What models that stay fixed during an update say of sampled tokens, ``[tokens]`` each; None: not asked for."""
+    """Scores of sampled tokens under models that stay fixed during an update, ``[tokens]`` each; None: not computed."""
 
     trainer_logprobs: Tensor | None = None
     reference_logprobs: Tensor | None = None

@@ -1,4 +1,4 @@
-"""Credit by company: an episode against others of its game and seat, a reply against others to the same prompt."""
+"""Advantages by comparison: of episodes in the same game and seat, and of replies to the same prompt."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from algos.maths.advantages import same_state
 def among_equals(
     keys: Sequence[Hashable], values: Sequence[float], gathered: bool = False
 ) -> tuple[list[float], list[int]]:
-    """How much more each of ``values`` is than the mean of those with its key, and how many have that key.
+    """Each of ``values`` minus the mean of the values with its key, and the number of values with its key.
 
     Args:
-        gathered: With those of all processes, each of which has to call it.
+        gathered: Compare with the values of all processes, each of which has to call it.
     """
     mine = list(zip(keys, values, strict=True))
     first, everyone = 0, mine
@@ -33,7 +33,7 @@ def among_equals(
 
 
 def seat_advantages(episodes: Sequence[Episode]) -> None:
-    """Compares each episode with those of all processes in its game and seat; a seat that never moved tells nothing."""
+    """Sets advantages: return minus mean return in the game and seat, over all processes and the seats that moved."""
     moved = [episode for episode in episodes if episode.turns]
     credit, _ = among_equals([(e.env_id, e.player) for e in moved], [e.total_reward for e in moved], gathered=True)
     for episode, value in zip(moved, credit, strict=True):
@@ -42,10 +42,12 @@ def seat_advantages(episodes: Sequence[Episode]) -> None:
 
 
 def same_prompt_advantages(episodes: Sequence[Episode], gathered: bool = False) -> None:
-    """Compares each turn with those of ``episodes`` that answered the same prompt; one without company keeps its own.
+    """Sets the advantage of each turn: rewards from it on, minus their mean over turns with the same prompt.
+
+    A turn whose prompt occurs once keeps its advantage.
 
     Args:
-        gathered: With those of all processes, each of which has to call it.
+        gathered: Compare with the turns of all processes, each of which has to call it.
     """
     turns = [turn for episode in episodes for turn in episode.turns]
     to_go = [sum(t.reward for t in episode.turns[i:]) for episode in episodes for i in range(len(episode.turns))]

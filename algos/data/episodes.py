@@ -1,4 +1,4 @@
-"""What is kept of a game: turns as they were sampled, episodes, and the rows that are trained."""
+"""The record of a game: turns as they were sampled, and episodes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from algos.data.tasks import Start
 
 @dataclass
 class Turn:
-    """One reply, as sampled: nothing here is ever decoded and encoded again.
+    """One reply as sampled. Its tokens are never decoded and encoded again.
 
-    Columns have one number an action token; those that training adds are empty before.
+    Columns have one number per action token; those that training writes are empty before.
 
     Attributes:
         prompt_ids: The tokens the model saw.
@@ -20,16 +20,16 @@ class Turn:
         logprobs: Their log-probabilities when sampled, at the temperature sampled.
         observation: The environment's text that this turn answers.
         reply: ``action_ids`` as text, without the end-of-turn token.
-        parse: How the environment read it: ok, malformed, illegal.
-        reward: What it earned.
+        parse: How the environment read the reply: ok, malformed, illegal.
+        reward: The reward for the reply.
         player: The seat that replied.
-        stop_reason: ``stop`` (the model ended its turn) or ``length`` (it was cut).
-        policy_version: Number of optimizer steps the sampling policy had had.
-        advantages: How much better than expected each token was.
+        stop_reason: ``stop`` (the model ended its turn) or ``length`` (it reached the maximum tokens).
+        policy_version: Number of optimizer steps of the policy that sampled it.
+        advantages: One for each action token.
         trainer_logprobs: Log-probabilities by the trainer's own forward pass.
         reference_logprobs: Log-probabilities under the reference.
         values: The critic's estimates before each token.
-        value_targets: What these should become.
+        value_targets: Targets of the critic's estimates.
         tis_weights: Truncated importance weights, trainer over engine.
         engine_difference: |trainer_logprobs - logprobs|.
     """
@@ -72,11 +72,11 @@ class Episode:
     """A game as one seat played it.
 
     Attributes:
-        truncated: It was cut by a limit, not ended by the rules: a critic bootstraps there.
+        truncated: A limit ended it, not the rules: a critic bootstraps there.
         rules: The system message.
         info: The last ``info`` of the environment.
-        final_prompt_ids: Of a truncated episode, the prompt that its next reply would have answered.
-        start: What it started from.
+        final_prompt_ids: The prompt of the next reply, if the episode is truncated.
+        start: Its environment and seed.
         replayed: The start came from the failure buffer.
     """
 

@@ -1,4 +1,4 @@
-"""Rows: the token sequences that are trained, made of turns."""
+"""Rows: the token sequences to train on, made from turns."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from dataclasses import dataclass, field
 from algos.data.episodes import Turn
 
 SCORES = ("values", "value_targets", "tis_weights", "engine_difference")
-"""Columns that a row has where its turns have them."""
+"""Optional columns: a row has those that its turns have."""
 
 
 @dataclass
 class Row:
     """One sequence to train on: a prompt and what follows it.
 
-    Columns have one number a token of ``ids``, 0 where the token was not sampled; optional ones are empty where absent.
+    Columns have one number per token of ``ids``, 0 at tokens that were not sampled. Absent optional columns are empty.
 
     Attributes:
         prompt_ids: Tokens before the first action token.
         ids: All later tokens: actions, and the environment's messages between them.
-        action_mask: Which of ``ids`` were sampled; from lengths, never from token values.
+        action_mask: Which of ``ids`` were sampled; computed from lengths, never from token values.
         old_logprobs: Log-probabilities before the update.
-        advantages: One a token.
+        advantages: One per token.
         weight: The weight of each action token in the loss.
         values: The critic's estimates before the update (optional).
-        value_targets: What the critic's estimates should become (optional).
+        value_targets: Targets of the critic's estimates (optional).
         tis_weights: Truncated importance weights between engine and trainer (optional).
         engine_difference: |log p of the trainer - log p of the engine| (optional).
     """
@@ -46,18 +46,18 @@ class Row:
         return sum(self.action_mask)
 
     def spread(self, values: Iterable[float]) -> list[float]:
-        """``values``, one an action token, as one number a token: 0 where not sampled."""
+        """``values``, one per action token, as a column: 0 at tokens that were not sampled."""
         each = iter(values)
         return [next(each) if sampled else 0.0 for sampled in self.action_mask]
 
 
 def to_rows(turns: Sequence[Turn]) -> list[Row]:
-    """Merges turns into rows while each next prompt exactly extends all tokens so far; else a new row starts.
+    """Merges turns into a row while each prompt exactly extends all tokens before it; otherwise a new row starts.
 
-    A merged row gives the same gradient as its turns apart, for a fraction of the tokens.
+    A merged row gives the same gradient as separate turns, with a fraction of the tokens.
 
     Args:
-        turns: One player's turns, in order; their columns become the rows'.
+        turns: One player's turns, in order; their columns become the columns of the rows.
     """
     rows: list[Row] = []
     so_far: list[int] = []

@@ -1,4 +1,4 @@
-"""What an episode starts from."""
+"""The start of an episode."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from algos.errors import ConfigError
 
 @dataclass(frozen=True)
 class EnvKey:
-    """An environment with its settings: hashable, comparable, and of plain text, as checkpoints keep it.
+    """An environment id with its settings: hashable, comparable, and plain text for checkpoints.
 
     Attributes:
         id: A registered Gymnasium id.
-        settings: What ``gymnasium.make`` is given beside it, as JSON with sorted keys.
+        settings: The keyword arguments of ``gymnasium.make``, as JSON with sorted keys.
     """
 
     id: str
@@ -27,10 +27,10 @@ class EnvKey:
 
     @staticmethod
     def of(env: EnvSection) -> EnvKey:
-        """The environment that a section of the settings describes.
+        """The environment of a section of the settings.
 
         Raises:
-            ConfigError: A setting is something that JSON does not give back as it was (a date, a callable, a NaN).
+            ConfigError: JSON cannot represent a setting exactly (a date, a callable, a NaN).
         """
         for name, value in env.settings.items():
             try:
@@ -46,19 +46,19 @@ class EnvKey:
 
     @property
     def kwargs(self) -> dict[str, Any]:
-        """What ``gymnasium.make`` is given beside the id."""
+        """The keyword arguments of ``gymnasium.make``."""
         return dict(json.loads(self.settings))
 
 
 @dataclass(frozen=True)
 class Start:
-    """One start: an environment with its settings, and the seed it is reset with."""
+    """An environment with its settings, and the seed it is reset with."""
 
     env: EnvKey
     seed: int
 
 
 def pick(weights: Sequence[float], at: float) -> int:
-    """The index that ``at``, uniform in [0, 1), falls on when each index has a share proportional to its weight."""
+    """An index with probability proportional to its weight, given ``at`` uniform in [0, 1)."""
     ends = np.cumsum(weights)
     return min(int(np.searchsorted(ends, at * ends[-1], side="right")), len(weights) - 1)

@@ -1,4 +1,4 @@
-"""The value head: what a critic expects before each token."""
+"""The value head: a critic's estimate before each token."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from algos.model.forward import Policy, PolicyOutput, action_hidden, causal_lm, 
 
 
 class Critic(nn.Module):
-    """A linear head on hidden states: those of the policy, or of a backbone of its own.
+    """A linear head on the hidden states of the policy, or of its own backbone.
 
-    The value before a token is read at the token before it, which for a turn's first token is the last of its prompt:
-    a causal model has then seen the whole state. The head starts at 0, so the first advantages are the returns.
+    The value before a token is read at the preceding token. For the first token of a turn this is the last token of its
+    prompt, where a causal model has seen the whole state. The head starts at 0: the first advantages are the returns.
 
     Args:
         model: The policy's model.
-        separate: Copy it as the critic's own backbone, all of it trained.
+        separate: The critic has its own copy of the model as backbone, with all weights trained.
     """
 
     def __init__(self, model: Any, separate: bool) -> None:
@@ -30,13 +30,13 @@ class Critic(nn.Module):
             self.backbone = copy.deepcopy(causal_lm(model)).float().requires_grad_(True)
             head = self.backbone.get_output_embeddings()
             if head.weight is not self.backbone.get_input_embeddings().weight:
-                head.requires_grad_(False)  # it predicts tokens, which a critic does not
+                head.requires_grad_(False)  # a critic predicts no tokens
         self.head = nn.Linear(causal_lm(model).config.get_text_config().hidden_size, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, hidden: Tensor, batch: Batch, share_prompts: bool = True) -> Tensor:
-        """Values before each action token, ``[tokens]``; ``hidden`` is the policy's there, ``[tokens, width]``."""
+        """Values before each action token, ``[tokens]``; ``hidden`` are the policy's states, ``[tokens, width]``."""
         if self.backbone is not None:
             with recomputing(self.backbone) as again:
                 hidden = action_hidden(self.backbone, batch, share_prompts and not again)
@@ -44,7 +44,7 @@ class Critic(nn.Module):
 
 
 class ActorCritic(Policy):
-    """A :class:`~algos.model.forward.Policy` that answers with values too, in one forward call."""
+    """A :class:`~algos.model.forward.Policy` that also returns values, in the same forward call."""
 
     def __init__(self, model: nn.Module, temperature: float, separate: bool) -> None:
         super().__init__(model, temperature)
@@ -53,7 +53,7 @@ class ActorCritic(Policy):
     def forward(
         self, batch: Batch, reference: ReferenceHidden | None = None, direction: Direction = "reverse"
     ) -> PolicyOutput:
-        """What the policy says of the batch's action tokens, row by row, and ``values``."""
+        """The output for the batch's action tokens, row by row, with ``values``."""
         hidden = self.action_hidden(batch)
         output = PolicyOutput(*self.token_logprobs(hidden, batch, reference, direction))
         return output._replace(values=self.critic(hidden, batch, self.share_prompts))

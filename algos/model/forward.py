@@ -1,4 +1,4 @@
-"""Running a causal language model over prompts that are shared, and over the rows that follow them."""
+"""The forward pass of a causal language model over shared prompts and the rows that follow them."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ def action_hidden(model: nn.Module, batch: Batch, share_prompts: bool = True) ->
 
 @contextlib.contextmanager
 def recomputing(model: nn.Module) -> Iterator[bool]:
-    """Lets the layers with gradient checkpointing use it where gradients are wanted; yields whether there are any.
+    """Switches gradient checkpointing on where gradients are computed; yields whether any layer uses it.
 
-    Transformers ties it to train mode, which would switch on dropout too: only the layers' own flags are set.
+    Transformers uses it in train mode only, which would also switch on dropout. Only the layers' own flags are set.
     """
     layers = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
     modes = [layer.training for layer in layers]
@@ -93,12 +93,12 @@ def recomputing(model: nn.Module) -> Iterator[bool]:
 
 
 class PolicyOutput(NamedTuple):
-    """What a policy says of action tokens, ``[tokens]`` each.
+    """A policy's output for action tokens, ``[tokens]`` each.
 
     Attributes:
         logprobs: Log-probabilities at the policy's temperature.
-        entropy: Of the distribution that each token was drawn from, in nats.
-        kl: Divergence from the reference's distribution, in nats; None without a reference.
+        entropy: Entropy of the distribution of each token, in nats.
+        kl: KL divergence between the distributions of policy and reference, in nats; None without a reference.
         values: The critic's estimate before each token; None without a critic.
     """
 
@@ -109,7 +109,7 @@ class PolicyOutput(NamedTuple):
 
 
 class Policy(nn.Module):
-    """A causal language model that answers with the log-probabilities of a batch's action tokens.
+    """A causal language model that returns the log-probabilities of a batch's action tokens.
 
     One forward call is one pass, so that DistributedDataParallel and DeepSpeed can wrap it.
     """
@@ -124,7 +124,7 @@ class Policy(nn.Module):
     def forward(
         self, batch: Batch, reference: ReferenceHidden | None = None, direction: Direction = "reverse"
     ) -> PolicyOutput:
-        """What the policy says of the batch's action tokens, row by row; ``kl`` with a reference only."""
+        """The output for the batch's action tokens, row by row; ``kl`` only with a reference."""
         hidden = self.action_hidden(batch)
         return PolicyOutput(*self.token_logprobs(hidden, batch, reference, direction))
 
@@ -142,5 +142,5 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def hidden(self, batch: Batch) -> ReferenceHidden:
-        """What another policy needs to measure its divergence from this one as it is now."""
+        """The hidden states and output weights from which another policy computes its KL divergence from this one."""
         return action_hidden(self.model, batch), causal_lm(self.model).get_output_embeddings().weight.detach()

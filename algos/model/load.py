@@ -16,18 +16,18 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 
 def check_model(path: str) -> None:
-    """Refuses a local folder that cannot be a model, before anything slow starts.
+    """Checks that a local path can be a model, before anything slow starts.
 
     Raises:
         ConfigError: It is not there, holds neither a model nor an adapter, or the adapter's base is not there.
     """
     folder = Path(path).expanduser()
-    inside = path.count("/") == 1 and folder.parent.is_dir()  # runs/typo is meant as a folder where runs/ is one
+    inside = path.count("/") == 1 and folder.parent.is_dir()  # runs/typo means a folder if runs/ is one
     looks_local = path.startswith((".", "/", "~")) or folder.exists() or inside
     if path == "tiny" or (not looks_local and path.count("/") == 1):
         return
     if not looks_local and not folder.exists():
-        raise ConfigError(f"model.path: {path!r} is no folder here, and no Hugging Face id (owner/name), nor `tiny`")
+        raise ConfigError(f"model.path: {path!r} is not a folder, a Hugging Face id (owner/name) or `tiny`")
     if not folder.is_dir():
         raise ConfigError(f"model.path: there is no folder {path}")
     if adapter := adapter_config(folder):
@@ -39,7 +39,7 @@ def check_model(path: str) -> None:
 
 
 def check_settings(model: ModelSection) -> None:
-    """Everything about the model's settings that can be known to be wrong before it loads.
+    """Checks the settings of the model before it loads.
 
     Raises:
         ConfigError: The model is not there, two settings exclude each other, or a package is missing.
@@ -62,12 +62,12 @@ def check_settings(model: ModelSection) -> None:
 def load_model(path: str | Path, settings: ModelSection | None = None, trainable: bool = True) -> tuple[Any, Any]:
     """The causal language model, in eval mode, and its tokenizer.
 
-    Weights that are trained are float32. A base that adapters freeze is kept in ``settings.dtype``, or in NF4.
+    Trained weights are float32. The frozen base of adapters is kept in ``settings.dtype``, or in NF4.
 
     Args:
-        path: A Hugging Face folder or id, or a folder that holds an adapter: its base is loaded and the adapter put on.
-        settings: All but ``path`` is read from it. None: plain float32.
-        trainable: Let the adapter, or without one all weights, be trained. False: nothing, and no new adapter.
+        path: A Hugging Face folder or id, or a folder with an adapter, which is loaded on its base.
+        settings: All except ``path`` are used. None: plain float32.
+        trainable: Train the adapter, or all weights if there is none. False: train nothing and add no adapter.
 
     Raises:
         ConfigError: Neither a folder nor the Hugging Face hub has it, it cannot hold a conversation, or it has no such
@@ -80,7 +80,7 @@ def load_model(path: str | Path, settings: ModelSection | None = None, trainable
     settings = settings or ModelSection()
     folder = Path(path).expanduser()
     adapter = adapter_config(folder)
-    # Adapters record where their base was loaded from; a relative path would hold in one working directory only.
+    # Adapters record the path of their base; a relative path would be valid in one working directory only.
     base = adapter["base_model_name_or_path"] if adapter else str(folder.resolve() if folder.is_dir() else path)
     frozen = bool(adapter or settings.lora_rank)
     options: dict[str, Any] = {"dtype": getattr(torch, settings.dtype) if frozen else torch.float32}
@@ -104,20 +104,20 @@ def load_model(path: str | Path, settings: ModelSection | None = None, trainable
     elif settings.lora_rank and trainable:
         model = _with_adapters(model, settings)
     if settings.gradient_checkpointing and trainable:
-        # transformers renamed it; the older name warns where both are known.
+        # transformers renamed it; if both names exist, the older one warns.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     return model.requires_grad_(False).eval() if not trainable else model.eval(), tokenizer
 
 
 def adapter_config(folder: Path) -> dict[str, Any] | None:
-    """What ``folder`` says of the PEFT adapter it holds; None: it holds none."""
+    """The configuration of the PEFT adapter in ``folder``; None: there is none."""
     file = folder / ADAPTER_CONFIG
     return dict(json.loads(file.read_text())) if file.exists() else None
 
 
 def _with_adapters(model: Any, settings: ModelSection) -> Any:
-    """The model frozen, with new LoRA adapters (arXiv 2106.09685) in float32 that add nothing yet."""
+    """The frozen model with new LoRA adapters (arXiv 2106.09685) in float32, which start at zero effect."""
     from peft import LoraConfig, get_peft_model
 
     lora = LoraConfig(
@@ -128,7 +128,7 @@ def _with_adapters(model: Any, settings: ModelSection) -> Any:
         target_modules=settings.lora_targets,
     )
     state = torch.get_rng_state()
-    torch.default_generator.manual_seed(0)  # every process must begin with the same adapters
+    torch.default_generator.manual_seed(0)  # every process must start with the same adapters
     try:
         return get_peft_model(model, lora)
     except ValueError as error:
@@ -150,10 +150,10 @@ def _four_bits(settings: ModelSection) -> Any:
 
 
 def _keep_differentiable(model: Any) -> None:
-    """Keeps bitsandbytes from packing 4-bit weights for a CPU's bfloat16 kernel at the first sampling.
+    """Prevents bitsandbytes from packing 4-bit weights for a CPU's bfloat16 kernel at the first sampling.
 
-    A packed weight stays packed. That kernel has no backward pass, so that the gradient of the layers below would be
-    wrong, and it rounds to bfloat16, so that what was sampled would not be what is trained.
+    A packed weight stays packed. That kernel has no backward pass, so the gradient of the layers below would be wrong.
+    It also rounds to bfloat16, so the policy that samples would differ from the policy that is trained.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

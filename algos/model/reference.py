@@ -1,4 +1,4 @@
-"""The policy that a run is held near: the model it began with."""
+"""References: the models that the policy is kept near by a KL divergence."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from algos.model.snapshot import Snapshot
 
 
 class ReferenceModel(nn.Module):
-    """Answers like :class:`~algos.model.forward.Policy`, without gradient and in eval mode.
+    """The starting model, with the output of :class:`~algos.model.forward.Policy`, no gradient, in eval mode.
 
-    With adapters it is the trained model with its adapters switched off: no second copy, and exactly the base.
+    With adapters it is the trained model with its adapters switched off: exactly the base, without a second copy.
     """
 
     def __init__(self, model: Any, temperature: float) -> None:
@@ -32,7 +32,7 @@ class ReferenceModel(nn.Module):
         """The reference of a run that trains ``model``.
 
         Args:
-            base: Where a resumed run began; None: ``model`` is still what the run begins with. Not read with adapters.
+            base: Path of the starting model of a resumed run; None: ``model`` is it. Not used with adapters.
         """
         if hasattr(model, "disable_adapter"):
             return ReferenceModel(model, temperature)
@@ -41,7 +41,7 @@ class ReferenceModel(nn.Module):
 
     @torch.no_grad()
     def forward(self, batch: Batch) -> PolicyOutput:
-        """What the reference says of the batch's action tokens, row by row."""
+        """The reference's output for the batch's action tokens, row by row."""
         with self._alone():
             return self.policy(batch)
 
@@ -62,14 +62,14 @@ class ReferenceModel(nn.Module):
 
 
 class Magnet:
-    """A reference that can be renewed: the policy wearing a :class:`Snapshot`."""
+    """A reference that can be updated: the policy's model with the weights of a :class:`Snapshot`."""
 
     def __init__(self, snapshot: Snapshot, temperature: float) -> None:
         self.snapshot, self.policy = snapshot, Policy(snapshot.model, temperature)
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> PolicyOutput:
-        """What the magnet says of the batch's action tokens, row by row."""
+        """The magnet's output for the batch's action tokens, row by row."""
         with self.snapshot.applied():
             return self.policy(batch)
 
@@ -80,7 +80,7 @@ class Magnet:
 
 
 class Reference(Protocol):
-    """What the policy is kept near: a :class:`ReferenceModel` or a :class:`Magnet`."""
+    """A :class:`ReferenceModel` or a :class:`Magnet`."""
 
     def __call__(self, batch: Batch) -> PolicyOutput: ...
 

@@ -1,4 +1,4 @@
-"""A model's earlier self: only what is trained is copied, so with adapters it costs next to nothing."""
+"""Earlier weights of a model. Only trained weights are copied, so with adapters a snapshot is small."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Snapshot:
-    """The trained weights of ``model`` as they were when it was taken."""
+    """The trained weights of ``model`` at the time of the snapshot."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -18,7 +18,7 @@ class Snapshot:
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Lets the model have these weights for a while. Not between a forward pass and its backward pass."""
+        """A context in which the model has these weights; not between a forward pass and its backward pass."""
         parameters = dict(self.model.named_parameters())
         present = {name: parameters[name].data for name in self.weights}
         try:
@@ -31,7 +31,7 @@ class Snapshot:
 
     @torch.no_grad()
     def update(self, decay: float = 0.0) -> None:
-        """Moves to the model's present weights: w <- decay w + (1 - decay) present."""
+        """Moves towards the model's current weights: w <- decay w + (1 - decay) current."""
         for name, parameter in self.model.named_parameters():
             if name in self.weights:
                 self.weights[name].lerp_(parameter.detach().to(self.weights[name].device), 1.0 - decay)

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGUSR1 (a cluster's warning) end a run at the next step, with a checkpoint."""
+"""Ctrl-C, SIGTERM and SIGUSR1 (a cluster's warning) end a run after the current step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 
 
 class StopSignal:
-    """Notes that a signal asked to stop. A second Ctrl-C stops at once, as usual."""
+    """Records a signal that asks the run to stop. A second Ctrl-C ends the process at once."""
 
     def __init__(self) -> None:
         self.received: str | None = None
@@ -23,18 +23,18 @@ class StopSignal:
         self.restore()
 
     def restore(self) -> None:
-        """Puts the previous handlers back."""
+        """Restores the previous handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def leave(self, line: str) -> NoReturn:
-        """Ends this process with ``line`` and, as a shell would, exit status 128 + the signal's number."""
+        """Prints ``line`` and ends this process with exit status 128 + the signal's number, as a shell does."""
         if PartialState().is_main_process:
             print(line, file=sys.stderr)
         raise SystemExit(128 + signal.Signals[self.received or "SIGINT"])
 
     def anywhere(self) -> bool:
-        """Whether any process was asked to stop, so that all end after the same step. Every process has to call it."""
+        """Whether any process received a signal, so that all end after the same step. Every process calls it."""
         asked = next(filter(None, gather_object([self.received])), None)
-        self.received = asked or self.received  # one that came while they were asked is told the next time
+        self.received = asked or self.received  # a signal during the gather is reported by the next call
         return asked is not None

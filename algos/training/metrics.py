@@ -1,4 +1,4 @@
-"""What is reported of a step, under the same names for every algorithm."""
+"""The metrics of a step, with the same names for every algorithm."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from algos.model.forward import PolicyOutput
 def policy_metrics(
     output: PolicyOutput, batch: Batch, log_ratio: Tensor, settings: PolicyUpdateSection
 ) -> dict[str, Tensor]:
-    """What to report of an update, ``[tokens]`` each.
+    """Metrics of an update, ``[tokens]`` each.
 
     Args:
         log_ratio: The log of the importance ratio that the loss clips, ``[tokens]``.
@@ -59,7 +59,7 @@ def describe(episodes: Sequence[Episode]) -> dict[str, float]:
         if outcomes[name] or name in ("win", "loss", "invalid"):
             metrics[f"outcome/{name}"] = outcomes[name] / len(episodes)
     seats = sorted({episode.player for episode in episodes})
-    for seat in seats if len(seats) > 1 else ():  # in self-play the rates over all seats say nothing
+    for seat in seats if len(seats) > 1 else ():  # in self-play one seat's win is the other's loss
         of_seat = [episode.outcome for episode in episodes if episode.player == seat]
         metrics[f"outcome/win_seat_{seat}"] = of_seat.count("win") / len(of_seat)
     metrics |= {f"parse/{name}": parses[name] / max(len(turns), 1) for name in ("ok", "malformed", "illegal")}

@@ -1,7 +1,7 @@
-"""Muon: for matrices the momentum made orthogonal, for all else AdamW.
+"""Muon: orthogonalised momentum for matrices, AdamW for all other parameters.
 
-Keller Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; the scale of a step is that of "Muon is scalable
-for LLM training", arXiv 2502.16982: as large as AdamW's, so that learning rate and decay mean the same.
+Keller Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/. Steps are scaled as in "Muon is scalable for LLM
+training", arXiv 2502.16982, to the size of AdamW's, so that learning rate and decay have the same meaning.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic iteration: singular values come to lie between about 0.7 and 1.2."""
+"""Of the quintic iteration, which brings singular values to between about 0.7 and 1.2."""
 ITERATIONS = 5
 MOMENTUM = 0.95
 RMS = 0.2
-"""The root mean square of AdamW's steps, in learning rates."""
+"""The root mean square of AdamW's steps, in units of the learning rate."""
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """``matrix`` with its singular values brought near 1, in its own precision; zero stays zero.
+    """``matrix`` with singular values near 1, in the same precision; a zero matrix stays zero.
 
-    ``torch.optim.Muon`` does this in bfloat16, which is slow on a CPU without such arithmetic.
+    ``torch.optim.Muon`` does this in bfloat16, which is slow on a CPU without bfloat16 arithmetic.
     """
     a, b, c = COEFFICIENTS
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
@@ -35,7 +35,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.AdamW):
-    """AdamW, but for ``matrices``, ``[rows, columns]`` each, which have Nesterov momentum that is made orthogonal.
+    """AdamW, except for ``matrices``, ``[rows, columns]`` each: they have orthogonalised Nesterov momentum.
 
     Args:
         params: As for AdamW, the matrices included.
@@ -56,14 +56,14 @@ class Muon(torch.optim.AdamW):
             for matrix in group["params"]:
                 if matrix.grad is not None and id(matrix) in self.matrices:
                     self._step(matrix, matrix.grad, float(group["lr"]), group["weight_decay"])
-                    matrix.grad = None  # nothing is left of it for AdamW
+                    matrix.grad = None  # AdamW skips it
         super().step()
         return loss
 
     def _step(self, matrix: Tensor, grad: Tensor, lr: float, weight_decay: float) -> None:
         state = self.state[matrix]
         if not state:
-            state |= {"step": torch.tensor(0.0), "momentum": torch.zeros_like(matrix)}  # AdamW asks for a step
+            state |= {"step": torch.tensor(0.0), "momentum": torch.zeros_like(matrix)}  # AdamW expects a step
         state["step"] += 1
         state["momentum"].lerp_(grad, 1 - MOMENTUM)
         update = orthogonal(torch.lerp(grad, state["momentum"], MOMENTUM))

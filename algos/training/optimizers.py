@@ -14,7 +14,7 @@ from algos.training.muon import Muon
 
 
 def learning_rate(optim: OptimSection, step: int, max_steps: int) -> float:
-    """Linear warm-up to ``lr``, then constant, or linear or cosine down to ``final_lr`` at the last step."""
+    """Linear warm-up to ``lr``, then constant, or linear or cosine to ``final_lr`` at the last step."""
     if step < optim.warmup_steps:
         return optim.lr * (step + 1) / optim.warmup_steps
     done = min((step - optim.warmup_steps) / max(max_steps - 1 - optim.warmup_steps, 1), 1.0)
@@ -23,16 +23,16 @@ def learning_rate(optim: OptimSection, step: int, max_steps: int) -> float:
 
 
 def annealed(start: float, end: float | None, step: int, max_steps: int) -> float:
-    """A coefficient that falls linearly from ``start`` at step 0 to ``end`` at the last step; None: it stays."""
+    """A coefficient that changes linearly from ``start`` at step 0 to ``end`` at the last step; None: it stays."""
     return start if end is None else start + (end - start) * min(step / max(max_steps - 1, 1), 1.0)
 
 
 def make_optimizer(optim: OptimSection, policy: Any, critic_lr: float | None = None) -> torch.optim.Optimizer:
-    """The optimizer of the policy's trained parameters; a group's ``scale`` is its learning rate over ``optim.lr``.
+    """The optimizer of the policy's trained parameters; a group's ``scale`` is its learning rate / ``optim.lr``.
 
     Args:
-        policy: A :class:`~algos.model.forward.Policy`; its ``critic``, where it has one, is a group of its own.
-        critic_lr: Peak learning rate of the critic; None: that of the rest.
+        policy: A :class:`~algos.model.forward.Policy`; its ``critic``, if it has one, is a separate group.
+        critic_lr: Peak learning rate of the critic; None: ``optim.lr``.
     """
     groups = [{"params": [p for p in policy.model.parameters() if p.requires_grad], "scale": 1.0}]
     if critic := getattr(policy, "critic", None):
@@ -45,6 +45,6 @@ def make_optimizer(optim: OptimSection, policy: Any, critic_lr: float | None = N
 
 
 def matrices(model: nn.Module) -> list[nn.Parameter]:
-    """The trained matrices of the model's layers: not the embedding, nor the output layer."""
+    """The trained matrices of the model's layers, without the embedding and the output layer."""
     layers = causal_lm(model).get_decoder().layers
     return [parameter for parameter in layers.parameters() if parameter.requires_grad and parameter.ndim == 2]

@@ -43,7 +43,7 @@ C = TypeVar("C", bound=Config)
 def run_script(
     schema: type[C], check: Callable[[C], None], train: Callable[[C, dict[str, str], bool], None], argv: list[str]
 ) -> None:
-    """What a trainer's script does with its command line; what is wrong is one line and exit status 2."""
+    """Runs a trainer's script on its command line; a wrong setting gives one line and exit status 2."""
     try:
         try:
             config, sources, flags = load(schema, argv)
@@ -60,7 +60,7 @@ def run_script(
 
 
 def check(config: TrainConfig, make: Callable[[EnvKey], Any]) -> None:
-    """Everything that can be known to be wrong before a model loads.
+    """Checks the settings before a model loads; raises ConfigError.
 
     Args:
         make: Makes one environment to train in, or raises ConfigError.
@@ -73,7 +73,7 @@ def check(config: TrainConfig, make: Callable[[EnvKey], Any]) -> None:
 
 
 def check_common(config: Config) -> None:
-    """What every trainer checks: model, engine and evaluations."""
+    """Checks what every trainer has: model, engine and evaluations."""
     offline.prepare(config)
     check_settings(config.model)
     check_engine(config)
@@ -81,7 +81,7 @@ def check_common(config: Config) -> None:
 
 
 def check_divides(starts: int, what: str, minibatches: int, algorithm: str) -> None:
-    """Refuses ``starts`` (``what`` names them) that processes and minibatches cannot share equally."""
+    """Raises ConfigError if ``starts`` (``what`` names them) do not divide over processes and minibatches."""
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if starts % (processes * minibatches):
         raise ConfigError(
@@ -90,12 +90,12 @@ def check_divides(starts: int, what: str, minibatches: int, algorithm: str) -> N
 
 
 class Run:
-    """The course of a run; what is trained is the trainer's, how it is trained the script's.
+    """The steps, evaluations, logs and checkpoints of a run. The trainer holds the policy, the script the algorithm.
 
     Args:
         algorithm: The script's name, for the summary.
         sources: Where each setting came from.
-        trainer: As :meth:`Trainer.start` made it: a resumed run goes on from ``trainer.checkpoint``.
+        trainer: From :meth:`Trainer.start`; a resumed run continues from ``trainer.checkpoint``.
     """
 
     def __init__(self, algorithm: str, config: Config, sources: dict[str, str], trainer: Trainer) -> None:
@@ -123,7 +123,7 @@ class Run:
                 part.load_state_dict(self._restored[name])
 
     def steps(self) -> Iterator[int]:
-        """The steps that are left, after an evaluation of the model that the run began with."""
+        """Yields the remaining steps; a new run first evaluates its starting model."""
         state, steps, trainer = self.state, self.config.run.max_steps, self.trainer
         trainer.sync(state["step"])
         if "before" not in state:
@@ -142,13 +142,13 @@ class Run:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Counts the time spent in it towards ``time/<name>_s``."""
+        """Adds the time spent inside to ``time/<name>_s``."""
         start = time.perf_counter()
         yield
         self._times[name] += time.perf_counter() - start
 
     def starts(self, step: int, n: int) -> list[Start]:
-        """This process's share of a step's ``n`` starts; a function of seed and step, so a resumed run meets them."""
+        """This process's share of a step's ``n`` starts. A resumed run draws the same ones."""
         seed, world = self.config.run.seed, self.accelerator.num_processes
         first = first_episode_seed(seed, step, n)
         starts = draw_starts(n, self.curriculum, self.replay, starts_rng(seed, step), first)
@@ -164,11 +164,11 @@ class Run:
     def end_step(
         self, step: int, rows: Sequence[Row], metrics: dict[str, float], episodes: Sequence[Episode] = ()
     ) -> None:
-        """Evaluates where it is due, logs, and saves a checkpoint where it is due or a signal asked for it.
+        """Evaluates if due, logs, and saves a checkpoint if due or if a signal asks the run to stop.
 
         Args:
-            rows: This process's, saved should a metric not be finite.
-            episodes: This process's; those of all processes are gathered, described, written and recorded.
+            rows: This process's rows, written to a file if a metric is not finite.
+            episodes: This process's episodes; those of all processes are gathered, logged and recorded.
         """
         state, trainer = self.state, self.trainer
         if trainer.average:
@@ -196,12 +196,12 @@ class Run:
             self.save()
             self._bar.close()
             self.tracker.close()
-            self._stop.leave(f"stopped by {self._stop.received} after step {step + 1}; go on with --resume")
+            self._stop.leave(f"stopped by {self._stop.received} after step {step + 1}; continue with --resume")
         if better or (step + 1) % self.config.run.save_every == 0:
             self.save()
 
     def finish(self) -> None:
-        """The last checkpoint and evaluation, summary.json and the report."""
+        """Saves the last checkpoint, evaluates, and writes summary.json and the report."""
         state, config, trainer = self.state, self.config, self.trainer
         self.save()
         after, _ = self._evaluate(state["step"], "after")
@@ -217,11 +217,11 @@ class Run:
             page = config.run.dir / "report.html"
             write_report([config.run.dir], page)
             if command := offline.sync_command(config.run.dir):
-                print(f"W&B logged offline; where there is a network: {command}")
+                print(f"W&B logged offline; to upload from a machine with a network: {command}")
             print(f"{last_line('before', state['before'])}\n{last_line('after', after)}\n{page}")
 
     def _record(self, everyone: list[Episode]) -> dict[str, float]:
-        """Takes note of the episodes of all processes; what they, the curriculum and the replay buffer report."""
+        """Records the episodes of all processes; returns the metrics of them, the curriculum and the replay buffer."""
         if not everyone:
             return {}
         for episode in everyone:
@@ -233,7 +233,7 @@ class Run:
         return metrics | {"tokens/sampled": float(sum(len(turn.action_ids) for e in everyone for turn in e.turns))}
 
     def _is_best(self, result: dict[str, Any]) -> bool:
-        """Whether an evaluation is the best of the run so far, which is then noted."""
+        """Whether an evaluation is the best of the run so far; if so, it is recorded."""
         best = self.state["best"]
         better = bool(result["episodes"]) and (best is None or result["mean_return"] > best["mean_return"])
         if better:
@@ -247,12 +247,12 @@ class Run:
         return metrics | ({"time/tokens_per_second": tokens / spent} if tokens else {})
 
     def _check_finite(self, step: int, metrics: dict[str, float], finite: bool, rows: Sequence[Row]) -> None:
-        """Ends the run where a number is not finite; the rows that were trained on are kept."""
+        """Ends the run if a number is not finite, and writes the rows of the step to a file."""
         wrong = [name for name, value in metrics.items() if not math.isfinite(value)] + ["the policy"] * (not finite)
         if wrong:
             file = self.config.run.dir / f"not_finite_step_{step + 1}_process_{self.accelerator.process_index}.pt"
             torch.save(list(rows), file)
-            die(f"step {step + 1}: not finite: {', '.join(wrong)}; the rows that it trained on are in {file}")
+            die(f"step {step + 1}: not finite: {', '.join(wrong)}; the rows of this step are in {file}")
 
     def _evaluate(self, step: int, phase: Phase) -> tuple[dict[str, Any], dict[str, float]]:
         with self.trainer.averaged():
@@ -262,7 +262,7 @@ class Run:
         return float(self._earlier_s + time.monotonic() - self._started)
 
     def save(self) -> None:
-        """Writes a checkpoint of the present step. Every process calls it."""
+        """Writes a checkpoint of the current step. Every process calls it."""
         self.state["wall_s"] = self._wall_s()
         optimizer = self.trainer.optimizer_state()
         if self.accelerator.is_main_process:
@@ -271,7 +271,7 @@ class Run:
             run, best = self.config.run, self.state["best"] and self.state["best"]["step"]
             tokenizer = self.trainer.chat.tokenizer
             checkpoints.save(run.dir, self.state["step"], self.trainer.model, tokenizer, state, run.keep, best)
-        self.accelerator.wait_for_everyone()  # the first process to end ends the others, and would tear the checkpoint
+        self.accelerator.wait_for_everyone()  # a process that ends also ends the one that is writing
 
 
 def shown(metrics: dict[str, float]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The policy and all that its updates need: reference, optimizer, averaged weights, the engine that samples from it."""
+"""The policy and what its updates need: reference, optimizer, averaged weights, the engine that samples from it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from algos.warm_start.embedded import tiny_model
 
 
 class Stateful(Protocol):
-    """What a resumed run must find as it was."""
+    """Anything whose state is saved in checkpoints and restored."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -44,22 +44,22 @@ class Stateful(Protocol):
 
 
 class Trainer:
-    """One policy being trained. It knows nothing of steps, evaluations and files: that is :class:`Run`.
+    """A policy that is trained. :class:`~algos.training.run.Run` has the steps, evaluations and files.
 
     Args:
-        config: The run's settings: a ``TrainConfig``, or what has the same sections.
-        policy: A :class:`~algos.model.forward.Policy` of whole weights.
+        config: The run's settings: a ``TrainConfig``, or a class with the same sections.
+        policy: A :class:`~algos.model.forward.Policy` with full weights.
         optimizer: Of the policy's parameters.
-        reference: The policy's model -> the reference that the policy is kept near; None: there is none.
+        reference: The policy's model -> the reference for the KL divergence; None: no reference.
 
     Attributes:
         policy: What is updated, prepared for the processes (DistributedDataParallel, DeepSpeed, FSDP2).
-        full_model: The policy with whole weights on every process: what is sampled from, scored with and saved.
+        full_model: The policy with full weights on every process, for sampling, scoring and saving.
         model: The causal language model of ``full_model``.
-        average: The moving average of the weights (``optim.ema_decay``); None without.
+        average: The moving average of the weights (``optim.ema_decay``); None: no average.
         chat: The tokenizer and its chat template.
-        engine: What samples replies.
-        checkpoint: What the checkpoint that was resumed holds; of a new run ``base`` alone, where its model is from.
+        engine: Samples replies from the policy.
+        checkpoint: The state in the resumed checkpoint; for a new run only ``base``, the path of its model.
     """
 
     chat: Chat
@@ -93,13 +93,13 @@ class Trainer:
         critic_lr: float | None = None,
         load: Callable[[str | Path], tuple[Any, Any]] | None = None,
     ) -> Trainer:
-        """The trainer of a run: from its newest checkpoint, or from the model that the settings name.
+        """Makes the trainer of a run, from its newest checkpoint or from the model that the settings name.
 
         Args:
-            load: Makes model and tokenizer of a path; None: :func:`~algos.model.load.load_model`.
-            reference: Keep the starting model, to measure the divergence from it.
+            load: Loads model and tokenizer from a path; None: :func:`~algos.model.load.load_model`.
+            reference: Keep the starting model as the reference.
             wrap: Model and temperature -> the module that is trained.
-            critic_lr: Peak learning rate of ``policy.critic``; None: that of the rest.
+            critic_lr: Peak learning rate of ``policy.critic``; None: ``optim.lr``.
         """
         run = config.run
         accelerator = processes.start(config.model, config.optim, run.trackers, run.dir / "tensorboard")
@@ -131,7 +131,7 @@ class Trainer:
 
     @property
     def parts(self) -> dict[str, Stateful]:
-        """What a checkpoint holds of the trainer beside weights and optimizer."""
+        """The trainer's state in checkpoints, besides weights and optimizer."""
         found = {
             "average": self.average,
             "critic": getattr(self.full_model, "critic", None),
@@ -147,12 +147,12 @@ class Trainer:
         tis_cap: float | None = None,
         values: bool = False,
     ) -> None:
-        """Writes into turns what models say of their tokens that stay fixed during the update.
+        """Writes the scores of the turns' tokens under models that stay fixed during the update.
 
         Args:
-            conversations: One player's turns of one episode each.
+            conversations: Lists of turns; each has one player's turns of one episode.
             reference: Write ``reference_logprobs``.
-            tis_cap: Write ``trainer_logprobs``, ``engine_difference`` and ``tis_weights``, which are at most this.
+            tis_cap: Write ``trainer_logprobs``, ``engine_difference`` and ``tis_weights``, at most ``tis_cap``.
             values: Write the critic's ``values``.
         """
         if not (reference or tis_cap or values):
@@ -211,16 +211,16 @@ class Trainer:
         )
 
     def sync(self, version: int) -> None:
-        """Lets the engine sample from the weights as they are after ``version`` steps. Every process calls it."""
+        """Gives the engine the current weights, which have had ``version`` steps. Every process calls it."""
         sharding.gather_weights(self.policy, self.full_model, self.accelerator)
         self.engine.sync(version)
 
     def averaged(self) -> AbstractContextManager[None]:
-        """For a while the model has its averaged weights, where there are any."""
+        """A context in which the model has its averaged weights, if there are any."""
         return self.average.applied() if self.average else contextlib.nullcontext()
 
     def is_finite(self) -> bool:
-        """Whether the policy still gives numbers: the last optimizer step shows in no metric yet."""
+        """Whether the policy's output is finite: no metric shows the effect of the last optimizer step yet."""
         probe = Turn([0], [0], [0.0])
         self.score_turns([[probe]], tis_cap=1.0)
         return math.isfinite(probe.trainer_logprobs[0])
@@ -230,18 +230,18 @@ class Trainer:
         return self.accelerator.reduce(values.to(self.accelerator.device), "sum").to(values.device)
 
     def optimizer_state(self) -> dict[str, Any]:
-        """The optimizer's state for whole weights. Every process calls it."""
+        """The optimizer's state for full weights. Every process calls it."""
         return sharding.optimizer_state(self.policy, self.optimizer, self.accelerator)
 
 
 def write_column(turns: Sequence[Turn], name: str, values: Tensor) -> None:
-    """Writes one number for each action token of ``turns``, ``[tokens]`` in all, into their column ``name``."""
+    """Writes ``values``, ``[tokens]`` over all action tokens of ``turns``, into their column ``name``."""
     for turn, part in zip(turns, values.split([len(turn.action_ids) for turn in turns]), strict=True):
         setattr(turn, name, part.tolist())
 
 
 def starting_model(config: Config, accelerator: Accelerator) -> str:
-    """Where a new run's model is loaded from; `tiny` is warm-started first, by the main process."""
+    """The path of a new run's model; `tiny` is warm-started first, by the main process."""
     if config.model.path != "tiny" or not isinstance(config, TrainConfig):
         return config.model.path
     with accelerator.main_process_first():
@@ -249,7 +249,7 @@ def starting_model(config: Config, accelerator: Accelerator) -> str:
 
 
 def trained_envs(config: TrainConfig) -> list[EnvSection]:
-    """The environments that are trained in."""
+    """The training environments."""
     if not config.curriculum.stages:
         return [config.env]
     envs = [env for stage in config.curriculum.stages for env in stage.envs]

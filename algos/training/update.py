@@ -1,4 +1,4 @@
-"""The optimizer steps on a step's rows, the same for every algorithm; the algorithm brings the loss."""
+"""The optimizer steps on a step's rows, the same for every algorithm; the algorithm defines the loss."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Loss = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
 """A batch -> its loss for each action token, ``[tokens]``, and metrics to report, ``[tokens]`` each."""
 
 IDLE = Row([0], [0], [True], [0.0], [0.0], 0.0, **{name: [0.0] for name in SCORES})
-"""What a process without rows runs, so that all processes meet in the same collective calls."""
+"""A process without rows runs this, so that all processes make the same collective calls."""
 AT_FIRST = ("policy/engine_difference",)
-"""Metrics of the policy that sampled: taken before the first optimizer step."""
+"""Metrics of the sampling policy: only the minibatch before the first optimizer step counts."""
 
 
 def update(
@@ -40,18 +40,18 @@ def update(
     keep_prompts: bool = False,
     merge: bool = True,
 ) -> dict[str, float]:
-    """``epochs`` x ``minibatches`` optimizer steps on this process's ``rows``.
+    """Takes ``epochs`` x ``minibatches`` optimizer steps on this process's ``rows``.
 
     A minibatch's loss is one weighted sum over the tokens of all processes, the weights counted before the first
     micro-batch: micro-batch size and number of processes change time and memory, never the gradient.
 
     Args:
-        optim: Its ``micro_batch`` and ``max_grad_norm`` are read.
-        settings: Its ``epochs``, ``minibatches`` and ``aggregation`` are read.
-        rng: Shuffles the rows. Each process has its own. None: in the order given.
+        optim: Only ``micro_batch`` and ``max_grad_norm`` are used.
+        settings: Only ``epochs``, ``minibatches`` and ``aggregation`` are used.
+        rng: Shuffles the rows; each process has its own. None: keep the order.
         max_new_tokens: The constant of ``aggregation: constant``.
         keep_prompts: Shuffle prompts, not rows: the rows of a prompt stay together, in one minibatch or two.
-        merge: Run rows of equal tokens once; wrong where their columns differ.
+        merge: Run rows of equal tokens once; incorrect if their other columns differ.
 
     Returns:
         The metrics of ``loss`` as means over tokens, weighted as in the loss; ``losses/total``; ``optim/grad_norm``.
@@ -75,13 +75,13 @@ def update(
             batches = _batches(merge_equal(chosen) if merge else chosen, optim.micro_batch, accelerator)
             total = 0.0
             for number, batch in enumerate(batches, 1):
-                accelerator.sync_gradients = number == len(batches)  # DeepSpeed steps in the last backward
+                accelerator.sync_gradients = number == len(batches)  # DeepSpeed steps in its last backward pass
                 with contextlib.nullcontext() if number == len(batches) else accelerator.no_sync(policy):
-                    with accelerator.autocast():  # the reference's pass too, or it would differ by rounding alone
+                    with accelerator.autocast():  # also the reference's pass, so that both round alike
                         per_token, token_metrics = loss(batch)
                     weights = batch.action_weights()
                     part_loss = (per_token * weights).sum()
-                    # DistributedDataParallel averages over processes; the loss is the sum.
+                    # DistributedDataParallel averages gradients over processes; the loss is a sum.
                     accelerator.backward(part_loss * accelerator.num_processes)
                 total += part_loss.item()
                 for name, value in token_metrics.items():
@@ -93,7 +93,7 @@ def update(
             optimizer.step()
             optimizer.zero_grad()
             totals.append(total)
-            if optimizer.step_was_skipped:  # fp16: the loss scale was too large for these gradients, and is lowered
+            if optimizer.step_was_skipped:  # fp16: the scaled gradients overflowed; the scale is lowered
                 skipped += 1
             else:
                 norms.append(norm)
@@ -112,7 +112,7 @@ def update(
 
 
 def shuffled(rows: Sequence[Row], rng: np.random.Generator, keep_prompts: bool) -> list[int]:
-    """The indices of ``rows`` in random order; with ``keep_prompts`` those of equal prompts follow one another."""
+    """The indices of ``rows`` in random order; with ``keep_prompts`` rows with equal prompts are adjacent."""
     groups: defaultdict[object, list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
         groups[tuple(row.prompt_ids) if keep_prompts else index].append(index)
@@ -121,7 +121,7 @@ def shuffled(rows: Sequence[Row], rng: np.random.Generator, keep_prompts: bool) 
 
 
 def _batches(rows: Sequence[Row], size: int, accelerator: Accelerator) -> list[Batch]:
-    """Micro-batches, as many on each process as on the one that has most: sharded weights are gathered by all."""
+    """Micro-batches, equally many on each process: all processes gather sharded weights together."""
     batches = [batch for _, batch in micro_batches(rows, size, accelerator.device)]
     most = len(batches)
     if accelerator.num_processes > 1:

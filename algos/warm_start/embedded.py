@@ -1,4 +1,4 @@
-"""The embedded model, warm-started once and kept in the cache."""
+"""The embedded model: warm-started once, then cached."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from algos.warm_start.demonstrations import as_rows, demonstrate, demonstrated_e
 from algos.warm_start.fit import fit
 from llm_gym.opponents.nash import cache_folder
 
-TINY_VERSION = 3  # raise it when the recipe changes, so that no stale model is found in the cache
+TINY_VERSION = 3  # increase it when the recipe changes, so that models of an earlier recipe are not used
 
 
 def untrained_tiny(demonstrations: Sequence[Episode], seed: int) -> tuple[Any, Any]:
@@ -34,7 +34,7 @@ def untrained_tiny(demonstrations: Sequence[Episode], seed: int) -> tuple[Any, A
 def tiny_model(env: EnvSection | Sequence[EnvSection], context: Context, sft: SftSection, seed: int = 0) -> Path:
     """The embedded model warm-started on one environment or several: a Hugging Face folder, made once and cached.
 
-    The opponent is left out of the recipe: demonstrations are between weak players whoever is trained against later.
+    The recipe does not depend on the opponent in training: demonstrations are games between weak players.
     """
     envs = list(dict.fromkeys(map(demonstrated_env, [env] if isinstance(env, EnvSection) else env)))
     recipe = {
@@ -62,7 +62,7 @@ def tiny_model(env: EnvSection | Sequence[EnvSection], context: Context, sft: Sf
     (unfinished / "recipe.json").write_text(json.dumps(recipe, indent=2))
     try:
         unfinished.rename(folder)
-    except OSError:  # another process was faster; its folder holds the same model
+    except OSError:  # another process wrote the folder first, with the same model
         if not folder.exists():
             raise
     return folder

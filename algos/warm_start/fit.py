@@ -30,7 +30,7 @@ def draw_rows(rows: Sequence[Row], sft: SftSection, seed: int, step: int) -> lis
 
 
 def fit(model: torch.nn.Module, rows: list[Row], sft: SftSection, seed: int) -> Iterator[float]:
-    """Trains ``model`` on ``rows`` in this process alone; yields each step's loss, in nats a token."""
+    """Trains ``model`` on ``rows`` in this process alone; yields each step's loss, in nats per token."""
     policy = Policy(model, temperature=1.0)
     device = next(model.parameters()).device
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 VOCABULARY = 1024
 CONTEXT = 2048
-# The cells of a board line like `..xo.x.` one by one, so that a column is always as many tokens from its line's start.
-# LaTeX commands whole, words and punctuation with their leading space, digits one by one (cells and sums stay visible).
+# Cells of a board line like `..xo.x.` are split one by one, so that a column has a fixed token offset in its line.
+# LaTeX commands stay whole, words and punctuation keep their leading space, digits are split one by one.
 CELL = r"(?<=[\n.xo])[.xo](?=[.xo]*(?:\n|$))"
 SPLIT = CELL + r"|\\\p{L}+\{?| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
 CHATML = (
@@ -48,14 +48,14 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 def untrained(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Qwen3ForCausalLM:
     """A Qwen3 of 2 layers and width 192 with random weights that ``seed`` fixes.
 
-    On board games this shape learns in fewer steps, and each is cheaper, than 4 layers of width 128.
+    On board games this shape learns in fewer and cheaper steps than 4 layers of width 128.
     """
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=192,
         intermediate_size=512,
         num_hidden_layers=2,
-        num_attention_heads=12,  # many and narrow: one head looks at one cell of a board
+        num_attention_heads=12,  # many narrow heads: one head attends to one cell of a board
         num_key_value_heads=12,
         head_dim=16,
         max_position_embeddings=CONTEXT,

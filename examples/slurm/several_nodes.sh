@@ -24,8 +24,8 @@ if ((${#nodes[@]} < 2)); then
   exit 2
 fi
 url=http://${nodes[0]}:${VLLM_PORT:-8000}
-serve=("${PYTHON:-python}" -m vllm.entrypoints.openai.api_server --model "${MODEL:?set it to the model to serve}" --dtype bfloat16
-  --host 0.0.0.0 --port "${VLLM_PORT:-8000}" --max-model-len "${LENGTH:?set it to the maximum tokens of prompt and reply}" --generation-config vllm
+serve=("${PYTHON:-python}" -m vllm.entrypoints.openai.api_server --model "${MODEL:?set the model}" --dtype bfloat16
+  --host 0.0.0.0 --port "${VLLM_PORT:-8000}" --max-model-len "${LENGTH:?set the maximum tokens}" --generation-config vllm
   --logprobs-mode processed_logprobs --data-parallel-size "${SLURM_GPUS_ON_NODE:-1}")
 if [[ -n ${LORA_RANK:-} ]]; then
   serve+=(--enable-lora --max-lora-rank "$LORA_RANK" --max-loras 1)

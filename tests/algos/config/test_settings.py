@@ -12,7 +12,7 @@ from algos.training import trainer
 
 MAIN: dict[str, Callable[[list[str]], None]] = {"grpo": grpo.main, "ppo": ppo.main, "spiral": spiral.main}
 WRONG = [
-    ("grpo", "--rollout.episodes 20 --grpo.group_size 8", "no multiple of grpo.group_size 8"),
+    ("grpo", "--rollout.episodes 20 --grpo.group_size 8", "not a multiple of grpo.group_size 8"),
     (
         "grpo",
         "--rollout.episodes 24 --grpo.group_size 8 --grpo.minibatches 2",
@@ -23,12 +23,12 @@ WRONG = [
     ("grpo", "--grpo.advantage_level same_prompt", "set grpo.advantage none"),
     ("grpo", "--grpo.final_kl_coef 0.1", "grpo.kl_coef ends, which is 0"),
     ("ppo", "--ppo.final_kl_coef 0.1", "ppo.kl_coef ends, which is 0"),
-    ("ppo", "--ppo.kl_target 0.1", "steers ppo.kl_coef, which is 0"),
-    ("ppo", "--ppo.kl_target 0.1 --ppo.kl_coef 0.1 --ppo.final_kl_coef 0", "both move ppo.kl_coef"),
-    ("ppo", "--ppo.critic separate --model.quantize nf4 --model.lora_rank 4", "4 bits cannot be trained"),
+    ("ppo", "--ppo.kl_target 0.1", "adapts ppo.kl_coef, which is 0"),
+    ("ppo", "--ppo.kl_target 0.1 --ppo.kl_coef 0.1 --ppo.final_kl_coef 0", "both change ppo.kl_coef"),
+    ("ppo", "--ppo.critic separate --model.quantize nf4 --model.lora_rank 4", "4-bit weights cannot be trained"),
     ("ppo", "--ppo.kl_direction forward --ppo.kl_coef 0.1 --ppo.kl_in reward", "set ppo.kl_in loss"),
-    ("spiral", "--spiral.magnet_every 5", "spiral.magnet_every is of use with a magnet only"),
-    ("spiral", "--spiral.final_kl_coef 0.1", "spiral.final_kl_coef is of use with a magnet only"),
+    ("spiral", "--spiral.magnet_every 5", "spiral.magnet_every has an effect only with a magnet"),
+    ("spiral", "--spiral.final_kl_coef 0.1", "spiral.final_kl_coef has an effect only with a magnet"),
     ("spiral", "--env.id llmgym/PasswordGame-v0", "use gymnasium.make"),
     ("spiral", "--env.id llmgym/NoSuchGame-v0", "NoSuchGame"),
     ("grpo", "--grpo.seats all --env.id llmgym/PasswordGame-v0", "use gymnasium.make"),

@@ -298,7 +298,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(arguments: Arguments, 
     before = metrics(tmp_path)
     stopped = len(before)
     assert process.returncode == 128 + signal.SIGINT
-    assert error.splitlines()[-1] == f"stopped by SIGINT after step {stopped}; go on with --resume"
+    assert error.splitlines()[-1] == f"stopped by SIGINT after step {stopped}; continue with --resume"
     assert "Traceback" not in error
     assert [folder.name for folder in checkpoint.all_of(tmp_path)] == [f"step_{stopped:06d}"]
     assert not (tmp_path / "summary.json").exists()
