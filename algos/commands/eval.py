@@ -19,6 +19,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 
+from algos.cluster.processes import PRECISION
 from algos.config.load import load
 from algos.config.schema import Config, EnvSection
 from algos.data.episodes import Episode
@@ -124,8 +125,7 @@ def evaluate_all(given: argparse.Namespace, config: Config, envs: Sequence[str])
     for name in names[0 if given.policy else 1 :]:
         if not is_model(name):
             _check_scripted(name, evaluations, given.exact and name == given.policy)
-    precision = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[config.model.dtype]
-    accelerator = Accelerator(mixed_precision=precision)
+    accelerator = Accelerator(mixed_precision=PRECISION[config.model.dtype])
     players = [ModelPlayer(name, config, accelerator) if is_model(name) else name for name in names]
     results: list[Json] = []
     for one in evaluations:
