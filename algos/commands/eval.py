@@ -19,7 +19,6 @@ import torch
 import yaml
 from accelerate import Accelerator
 
-from algos.cluster.processes import PRECISION
 from algos.config.load import load
 from algos.config.schema import Config, EnvSection
 from algos.data.episodes import Episode
@@ -40,7 +39,6 @@ from algos.evaluation.players import (
 )
 from algos.evaluation.score import compare
 from algos.rollout.environments import make_envs
-from algos.run_folder.read import with_interval
 
 Json = dict[str, Any]
 EXACT_POLICIES = ("uniform", "random", "first")
@@ -125,7 +123,8 @@ def evaluate_all(given: argparse.Namespace, config: Config, envs: Sequence[str])
     for name in names[0 if given.policy else 1 :]:
         if not is_model(name):
             _check_scripted(name, evaluations, given.exact and name == given.policy)
-    accelerator = Accelerator(mixed_precision=PRECISION[config.model.dtype])
+    precision = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[config.model.dtype]
+    accelerator = Accelerator(mixed_precision=precision)
     players = [ModelPlayer(name, config, accelerator) if is_model(name) else name for name in names]
     results: list[Json] = []
     for one in evaluations:
@@ -242,7 +241,7 @@ def table(result: Json) -> list[str]:
     for key, value in result.items():
         plain = isinstance(value, int | float) and not isinstance(value, bool) and not key.endswith(("_low", "_high"))
         if plain and key not in (*shown, "seed", "samples", "temperature"):
-            lines.append(f"  {key}: {with_interval(result, key, '.7g', '.4g')}")
+            lines.append(f"  {key}: {_interval(result, key)}")
         elif key.endswith("_rates"):
             lines.append(f"  {key}: " + " ".join(f"{number}:{rate:.2f}" for number, rate in enumerate(value)))
     for key, value in result.get("exact", {}).items():
@@ -252,9 +251,16 @@ def table(result: Json) -> list[str]:
 
 
 def _row(seat: str, part: Json) -> tuple[str, ...]:
-    rates = [with_interval(part, f"{name}_rate") for name in ("win", "draw", "loss", "invalid")]
-    mean = with_interval(part, "mean_return", ".7g", ".4g")
-    return seat, str(part["episodes"]), *rates, mean, f"{part['mean_turns']:.2f}"
+    rates = [
+        f"{part[f'{name}_rate']:.1%} [{part[f'{name}_rate_low']:.1%}, {part[f'{name}_rate_high']:.1%}]"
+        for name in ("win", "draw", "loss", "invalid")
+    ]
+    return seat, str(part["episodes"]), *rates, _interval(part, "mean_return"), f"{part['mean_turns']:.2f}"
+
+
+def _interval(part: Json, key: str) -> str:
+    ends = f" [{part[f'{key}_low']:.4g}, {part[f'{key}_high']:.4g}]" if f"{key}_low" in part else ""
+    return f"{part[key]:.7g}{ends}"
 
 
 def _comparison(result: Json) -> list[str]:
@@ -263,6 +269,6 @@ def _comparison(result: Json) -> list[str]:
         f"  against {other['policy']}: success {other['success_rate']:.4g}, mean return {other['mean_return']:.4g}",
         f"  difference in success {other['success_difference']:+.4f}: {other['better']} starts better, "
         f"{other['worse']} worse, p = {other['success_p']:.3g} (McNemar, exact)",
-        f"  difference in return {with_interval(other, 'return_difference', '+.4f')}, "
-        f"p = {other['return_p']:.3g} (paired permutation)",
+        f"  difference in return {other['return_difference']:+.4f} [{other['return_difference_low']:+.4f}, "
+        f"{other['return_difference_high']:+.4f}], p = {other['return_p']:.3g} (paired permutation)",
     ]
