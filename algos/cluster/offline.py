@@ -1,7 +1,8 @@
-"""Clusters without a network: found out before anything is asked for, so that nothing waits for an answer."""
+"""Detects machines without a network before anything is downloaded, so that no request waits for a timeout."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import socket
@@ -14,22 +15,18 @@ from urllib.parse import urlsplit
 from algos.config.profiles import supercloud
 from algos.config.schema import Config
 
-VARIABLES = {
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "HF_DATASETS_OFFLINE": "1",
-    "WANDB_MODE": "offline",
-}
-"""What tells Hugging Face's libraries and W&B to stay off the network."""
+VARIABLES = dict.fromkeys(("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"), "1")
+VARIABLES |= {"WANDB_MODE": "offline"}
+"""These keep Hugging Face's libraries and W&B off the network."""
 PROXIES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 PATIENCE_S = 2.0
 
 
 def offline_reason(ask: bool = False) -> str | None:
-    """Why this machine is taken to be offline; None: it may have a network.
+    """Why this machine counts as offline; None: it may have a network.
 
     Args:
-        ask: Also try to reach the Hugging Face hub, for at most 2 seconds. Otherwise no other machine is asked.
+        ask: Also try to reach the Hugging Face hub, for at most 2 seconds. Otherwise nothing is sent.
     """
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         if is_true(os.environ.get(name, "")):
@@ -47,17 +44,14 @@ def offline_reason(ask: bool = False) -> str | None:
 
 
 def reachable(host: str, port: int) -> bool:
-    """Whether a connection can be opened within 2 seconds, the search for the name included."""
+    """Whether a connection can be opened within 2 seconds, including the lookup of the name."""
     answers: list[bool] = []
 
     def connect() -> None:
-        try:
-            socket.create_connection((host, port), PATIENCE_S).close()
+        with contextlib.suppress(OSError), socket.create_connection((host, port), PATIENCE_S):
             answers.append(True)
-        except OSError:
-            pass
 
-    attempt = threading.Thread(target=connect, daemon=True)  # a name server's silence has no time limit of its own
+    attempt = threading.Thread(target=connect, daemon=True)  # the lookup of a name takes no timeout
     attempt.start()
     attempt.join(PATIENCE_S)
     return bool(answers)
@@ -69,20 +63,16 @@ def is_true(text: str) -> bool:
 
 def has_default_route(tables: Path = Path("/proc/net")) -> bool:
     """Whether Linux's routing tables lead out of the local network; True where there are none to read."""
-    try:
-        v4 = [line.split() for line in (tables / "route").read_text().splitlines()[1:]]
-    except OSError:
+    files = [tables / "route", tables / "ipv6_route"]
+    if not files[0].exists():
         return True
-    try:
-        v6 = [line.split() for line in (tables / "ipv6_route").read_text().splitlines()]
-    except OSError:
-        v6 = []
+    v4, v6 = ([line.split() for line in file.read_text().splitlines()] if file.exists() else [] for file in files)
     anywhere = any(row[1] == row[7] == "00000000" for row in v4 if len(row) > 7)
     return anywhere or any(row[1] == "00" and row[-1] != "lo" and row[4] != "0" * 32 for row in v6 if len(row) > 9)
 
 
 def go_offline(ask: bool = False) -> str | None:
-    """Keeps this process and those it starts off the network where there is none; what was set by hand stays.
+    """Keeps this process and its children off the network where there is none; variables set by the user stay.
 
     Args, returns:
         As :func:`offline_reason`.
@@ -91,13 +81,13 @@ def go_offline(ask: bool = False) -> str | None:
     if reason:
         for name, value in VARIABLES.items():
             os.environ.setdefault(name, value)
-        if hub := sys.modules.get("huggingface_hub.constants"):  # it has read the variable already
+        if hub := sys.modules.get("huggingface_hub.constants"):  # already imported, it has read the variable
             hub.HF_HUB_OFFLINE = is_true(os.environ["HF_HUB_OFFLINE"])  # type: ignore[attr-defined]
     return reason
 
 
 def prepare(config: Config) -> None:
-    """:func:`go_offline` for a run, before it makes its environments; the hub is only tried where it is wanted."""
+    """:func:`go_offline` for a run, before it makes its environments; the hub is tried only if the run needs it."""
     path = config.model.path
     wants_hub = path != "tiny" and not Path(path).expanduser().exists()
     wants_wandb = "wandb" in config.run.trackers and "WANDB_API_KEY" in os.environ
@@ -110,6 +100,6 @@ def exports(variables: Mapping[str, str]) -> str:
 
 
 def sync_command(run_dir: Path) -> str | None:
-    """The command that sends what W&B logged offline into ``run_dir``, where there is a network; None: nothing."""
+    """The command that uploads what W&B logged offline in ``run_dir``; None if there is nothing to upload."""
     runs = sorted(run_dir.glob("wandb/offline-run-*"))
     return f"wandb sync {' '.join(str(run) for run in runs)}" if runs else None

@@ -1,4 +1,4 @@
-"""Starting one process or several: found out, checked and said, for launchers fall back to less without a word."""
+"""Starts one process or several and checks what was started: launchers fall back to fewer processes silently."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def start(model: ModelSection, optim: OptimSection, trackers: list[Any], project
     Without a GPU, processes meet over gloo.
 
     Args:
-        model: Its ``dtype`` is the arithmetic's.
-        optim: Its ``max_grad_norm`` is what gradients are scaled down to; DeepSpeed does it itself.
+        model: Its ``dtype`` is the precision of the arithmetic.
+        optim: DeepSpeed clips gradients itself, at ``max_grad_norm``.
 
     Raises:
-        ConfigError: What the launcher was asked for is not what this machine gives.
+        ConfigError: This machine cannot run what the launcher was asked for.
     """
     check_launch(model, optim)
     on_cpu, deepspeed = not torch.cuda.is_available(), _asked_for("DEEPSPEED")
     if on_cpu:
         keep_freed_memory()
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # imported wherever it is installed, it warns
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns, wherever it is installed
     accelerator = Accelerator(
         mixed_precision=PRECISION[model.dtype],
         log_with=trackers or None,
@@ -47,19 +47,16 @@ def start(model: ModelSection, optim: OptimSection, trackers: list[Any], project
         kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if on_cpu and deepspeed else [],
     )
     expected = int(os.environ.get("WORLD_SIZE", 1))
-    if accelerator.num_processes != expected or (
-        deepspeed and accelerator.distributed_type != DistributedType.DEEPSPEED
-    ):
-        raise ConfigError(
-            f"the launcher started {expected} process(es), but they came together as: {describe(accelerator)}"
-        )
+    without_deepspeed = deepspeed and accelerator.distributed_type != DistributedType.DEEPSPEED
+    if accelerator.num_processes != expected or without_deepspeed:
+        raise ConfigError(f"the launcher started {expected} process(es), but they formed: {describe(accelerator)}")
     if deepspeed:
         from transformers.integrations import unset_hf_deepspeed_config
 
         plugin: Any = accelerator.deepspeed_plugin
         plugin.zero3_init_flag = False
-        unset_hf_deepspeed_config()  # models load whole, and are sharded once adapters and critic are on them
-        # The batches are cut by the trainer, their gradients added up by weight: DeepSpeed shall divide by nothing.
+        unset_hf_deepspeed_config()  # models load whole, and are sharded once they have adapters and critic
+        # The trainer cuts the batches and weighs their gradients: DeepSpeed must not divide them by anything.
         plugin.deepspeed_config |= {"train_micro_batch_size_per_gpu": 1, "gradient_clipping": optim.max_grad_norm}
     if accelerator.num_processes > 1 or deepspeed:
         accelerator.print(describe(accelerator))
@@ -67,15 +64,15 @@ def start(model: ModelSection, optim: OptimSection, trackers: list[Any], project
 
 
 def keep_freed_memory() -> None:
-    """Has glibc keep what tensors free: given back, every page of the next one has to be cleared by the kernel anew."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library, which manages memory in its own way
+    """Makes glibc keep the memory that tensors free; the kernel would have to clear every page of the next tensor."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(M_MMAP_THRESHOLD, 2**30)
 
 
 def check_launch(model: ModelSection, optim: OptimSection) -> None:
-    """Refuses what a launcher's variables ask for in vain.
+    """Refuses what a launcher's variables ask for but this machine or these settings cannot do.
 
     Raises:
         ConfigError: See the messages.
@@ -101,7 +98,7 @@ def check_launch(model: ModelSection, optim: OptimSection) -> None:
 
 
 def describe(accelerator: Accelerator) -> str:
-    """One line on how many processes there are, and how they share the work."""
+    """One line: the number of processes, and how they share the work."""
     kind = accelerator.distributed_type
     how = {DistributedType.NO: "alone", DistributedType.FSDP: "FSDP2"}.get(kind, "DistributedDataParallel")
     if kind == DistributedType.DEEPSPEED:
@@ -112,10 +109,10 @@ def describe(accelerator: Accelerator) -> str:
 
 
 def end(status: int) -> None:
-    """Ends this process if it is one of several that met over gloo; else does nothing.
+    """Ends this process at once if it is one of several connected over gloo; else does nothing.
 
-    At once, after what is due at exit: gloo's threads let go of their last tensors some time after a call returned, and
-    one that does so while the interpreter is being taken down aborts the process.
+    Functions registered with ``atexit`` still run. gloo's threads release their last tensors some time after a call
+    returned, and a release while the interpreter shuts down aborts the process.
     """
     met = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
     if met and torch.distributed.get_backend() == "gloo":
@@ -130,10 +127,10 @@ def _asked_for(what: str) -> bool:
 
 
 def changed(saved_by: str, accelerator: Accelerator) -> str:
-    """A line on what differs where a run goes on in another way than the one it was saved in; else nothing."""
+    """A line on what differs if a run resumes on other processes than those that saved it; else an empty string."""
     if saved_by == describe(accelerator):
         return ""
     return (
-        f"saved by {saved_by}: weights, optimizer and starts go on as they were; each process samples with a generator "
-        "of its own, so the numbers will not be those of an unbroken run\n"
+        f"saved by {saved_by}: weights, optimizer and starts are restored; each process samples with its own random "
+        "generator, so the numbers will differ from those of an uninterrupted run\n"
     )

@@ -1,7 +1,7 @@
-"""Weights and optimizer states that processes hold in parts (ZeRO, FSDP2), put together and taken apart again.
+"""Gathers and shards weights and optimizer states that are divided over processes (ZeRO, FSDP2).
 
-Every process has to call these functions, and checkpoints hold what is whole: a run resumes on any number of processes,
-under any of the ways to share.
+Every process must call these functions. Checkpoints hold whole tensors, so a run resumes on any number of processes and
+under any way to share.
 """
 
 from __future__ import annotations
@@ -25,40 +25,40 @@ def zero_stage(accelerator: Accelerator) -> int:
 
 
 def holds_parts(accelerator: Accelerator) -> bool:
-    """Whether a process holds only a part of each weight."""
+    """Whether each process holds only a part of each weight."""
     return zero_stage(accelerator) == 3 or accelerator.distributed_type == DistributedType.FSDP
 
 
 def in_step(accelerator: Accelerator) -> bool:
-    """Whether processes have to run the same layers in the same order."""
+    """Whether all processes must run the same layers in the same order."""
     return holds_parts(accelerator) or zero_stage(accelerator) == 2
 
 
 def full_copy(policy: Any, accelerator: Accelerator) -> Any:
-    """What to sample from, to look at and to save: a copy of whole weights where they will be sharded, else ``policy``.
+    """The policy to sample from, score with and save: a copy of the whole weights if they will be sharded.
 
-    Sharded weights are gathered by all processes together; sampling takes a different number of steps on each.
-    Called before ``policy`` is prepared; :func:`gather_weights` keeps it up to date.
+    Sharded weights could only be gathered by all processes together, and sampling takes a different number of steps on
+    each. Called before ``policy`` is prepared; :func:`gather_weights` updates the copy.
     """
     if not holds_parts(accelerator):
         return policy
     whole = copy.deepcopy(policy).to(accelerator.device)
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
-    if half and zero_stage(accelerator):  # as DeepSpeed does with the sharded ones
+    if half and zero_stage(accelerator):  # as DeepSpeed does with the sharded weights
         for parameter in whole.parameters():
             parameter.data = parameter.data.to(half)
     return whole
 
 
 def prepare(policy: Any, optimizer: Any, accelerator: Accelerator) -> tuple[Any, Any]:
-    """``accelerator.prepare``, after which buffers are as they were: DeepSpeed rounds rotary frequencies to bf16.
+    """``accelerator.prepare``, then restores the buffers, because DeepSpeed rounds rotary frequencies to bf16.
 
-    ZeRO-2, ZeRO-3 and FSDP2 communicate layer by layer, in the order in which a process comes to them, which must be
-    the same on all. Rows then run whole, in one pass: how often a layer runs over shared prompts depends on the rows,
-    and ZeRO-2 would add up gradients of different layers without a word. Where weights are sharded, the output layer
-    runs once over all tokens of a micro-batch, not chunk by chunk.
+    ZeRO-2, ZeRO-3 and FSDP2 communicate layer by layer, in the order in which a process runs them, which must be the
+    same on all. Prompts are therefore not shared between rows: the number of passes would depend on the rows, and
+    ZeRO-2 would silently add up gradients of different layers. Where weights are sharded, the output layer runs once
+    over all tokens of a micro-batch, not chunk by chunk.
 
-    Each of the optimizer's groups keeps the number of its parameters, as `size`: DeepSpeed has one flat tensor a group.
+    Each of the optimizer's groups keeps the number of its parameters as `size`: DeepSpeed has one flat tensor a group.
     """
     for group in optimizer.param_groups:
         group["size"] = len(group["params"])
@@ -99,7 +99,7 @@ def trained(policy: nn.Module) -> list[Any]:
 
 
 def optimizer_state(policy: Any, optimizer: Any, accelerator: Accelerator) -> dict[str, Any]:
-    """AdamW's state as ``torch.optim`` gives it for whole weights, and under `master` DeepSpeed's fp32 weights."""
+    """AdamW's state in the form of ``torch.optim`` for whole weights; under `master` DeepSpeed's fp32 weights."""
     if accelerator.distributed_type == DistributedType.FSDP:
         return fsdp_state(accelerator.unwrap_model(policy), optimizer.optimizer)
     if not zero_stage(accelerator):
@@ -122,7 +122,7 @@ def optimizer_state(policy: Any, optimizer: Any, accelerator: Accelerator) -> di
 
 
 def load_optimizer_state(state: dict[str, Any], policy: Any, optimizer: Any, accelerator: Accelerator) -> None:
-    """Gives the optimizer back what :func:`optimizer_state` returned, maybe on another number of processes."""
+    """Restores what :func:`optimizer_state` returned, perhaps on another number of processes."""
     if accelerator.distributed_type == DistributedType.FSDP:
         load_fsdp_state(state, accelerator.unwrap_model(policy), optimizer.optimizer)
         return
@@ -146,30 +146,23 @@ def load_optimizer_state(state: dict[str, Any], policy: Any, optimizer: Any, acc
         if master:
             values[""] = master[number]
         for name, value in values.items():
-            _set(parameter, value.to(accelerator.device), name or None)
+            _set_part(parameter, value.to(accelerator.device), name or None)
 
 
 def fsdp_state(policy: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The state of an optimizer of FSDP2's weights, as ``torch.optim`` gives it for whole weights; {} but on rank 0."""
+    """The state of FSDP2's optimizer in the form of ``torch.optim`` for whole weights; {} on ranks other than 0."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     named: dict[str, Any] = get_optimizer_state_dict(policy, optimizer, options=options)
-    if not named:
-        return {}
-    number = {name: i for i, name in enumerate(_names(policy))}
-    states = {number[name]: state for name, state in named["state"].items()}
-    groups = [group | {"params": [number[name] for name in group["params"]]} for group in named["param_groups"]]
-    return {"state": states, "param_groups": groups}
+    return _renamed(named, {name: number for number, name in enumerate(_names(policy))}) if named else {}
 
 
 def load_fsdp_state(state: dict[str, Any], policy: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Gives an optimizer of FSDP2's weights the state of whole weights."""
+    """Restores the state of FSDP2's optimizer from one for whole weights."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
 
-    names = _names(policy)
-    named: dict[str, Any] = {"state": {names[number]: values for number, values in state["state"].items()}}
-    named["param_groups"] = [g | {"params": [names[number] for number in g["params"]]} for g in state["param_groups"]]
+    named = _renamed(state, dict(enumerate(_names(policy))))
     set_optimizer_state_dict(policy, optimizer, named, options=StateDictOptions(full_state_dict=True))
 
 
@@ -177,20 +170,30 @@ def _names(policy: nn.Module) -> list[str]:
     return [name for name, parameter in policy.named_parameters() if parameter.requires_grad]
 
 
+def _renamed(state: dict[str, Any], keys: dict[Any, Any]) -> dict[str, Any]:
+    """An optimizer's state with other keys for its parameters."""
+    groups = [group | {"params": [keys[key] for key in group["params"]]} for group in state["param_groups"]]
+    return {"state": {keys[key]: moments for key, moments in state["state"].items()}, "param_groups": groups}
+
+
 def _flat_parts(optimizer: Any) -> list[Tensor]:
-    """This process's part of the fp32 weights, as DeepSpeed's optimizer holds them: one tensor a group."""
+    """This process's part of the fp32 weights in DeepSpeed's optimizer: one flat tensor ``[elements]`` a group."""
     if hasattr(optimizer, "fp32_partitioned_groups_flat"):  # stage 3
         return list(optimizer.fp32_partitioned_groups_flat)
     return [part for group in optimizer.optimizer.param_groups for part in group["params"]]
 
 
-def _set(parameter: Any, value: Tensor, moment: str | None) -> None:
-    """Writes this process's part of ``value`` into the fp32 weight or one of its moments."""
-    if not hasattr(parameter, "ds_id"):
+def _set_part(parameter: Any, value: Tensor, moment: str | None) -> None:
+    """Writes this process's part of ``value``, of the parameter's shape, into its fp32 weight or one of its moments.
+
+    ZeRO-1 and ZeRO-2 cut the part out themselves. ZeRO-3 holds ``[size]`` of the flattened parameter on each process,
+    size = ceil(elements / processes), the last parts filled with zeros. DeepSpeed's own function cuts without filling
+    and fails where the elements do not divide evenly; so the value is filled here, ``[processes * size]``, and cut.
+    """
+    if not hasattr(parameter, "ds_id"):  # ZeRO-1, ZeRO-2
         parameter.set_full_hp_param(value, moment)
         return
-    parts = torch.distributed.get_world_size()
-    size = -(-parameter.ds_numel // parts)
-    padded = torch.nn.functional.pad(value.flatten(), (0, size * parts - value.numel()))
-    mine = padded[size * torch.distributed.get_rank() :][:size]
-    parameter._z3_optimizer.set_local_hp_param(mine, parameter, moment)
+    processes, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    size = -(-parameter.ds_numel // processes)
+    filled = torch.nn.functional.pad(value.flatten(), (0, size * processes - value.numel()))
+    parameter._z3_optimizer.set_local_hp_param(filled[size * rank :][:size], parameter, moment)

@@ -1,7 +1,8 @@
-"""Hardware profiles: what this machine is, and the settings in `configs/profiles` that suit it."""
+"""Hardware profiles: detects this machine, and reads the settings in `configs/profiles` that suit it."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -18,12 +19,10 @@ SUPERCLOUD = ("supercloud", "gridsan")
 
 
 def supercloud() -> bool:
-    """Whether the host's name, the home or the working directory says MIT Supercloud."""
-    try:
-        here = os.getcwd()
-    except FileNotFoundError:  # a folder deleted under our feet
-        here = ""
-    places = (socket.gethostname(), str(Path.home()), here)
+    """Whether the host's name, the home or the working directory names MIT Supercloud."""
+    places = [socket.gethostname(), str(Path.home())]
+    with contextlib.suppress(FileNotFoundError):  # the working directory was deleted
+        places.append(os.getcwd())
     return any(mark in place.lower() for mark in SUPERCLOUD for place in places)
 
 
@@ -45,11 +44,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Machine:
-    """What was found here.
-
-    Attributes:
-        place: Supercloud, Lambda and the SLURM job, where they are.
-    """
+    """The hardware of a machine, and as ``place`` the cloud or cluster and the SLURM job."""
 
     gpus: tuple[Gpu, ...] = ()
     cores: int = 1
@@ -58,7 +53,7 @@ class Machine:
 
     @property
     def weakest(self) -> Gpu | None:
-        """The GPU with the least memory, which decides for all."""
+        """The GPU with the least memory, which limits all."""
         return min(self.gpus, key=lambda gpu: (gpu.bf16, gpu.gib), default=None)
 
     def describe(self) -> str:
@@ -68,28 +63,22 @@ class Machine:
 
 
 def detect() -> Machine:
-    """Looks at this machine: its GPUs, processors and memory, and the cluster it belongs to."""
+    """This machine: its GPUs, processors and memory, and the cluster it belongs to."""
     import torch
 
-    gpus = []
-    for index in range(torch.cuda.device_count()):
-        found = torch.cuda.get_device_properties(index)
-        gpus.append(Gpu(found.name, found.total_memory / 2**30, found.major >= BF16_SINCE))
-    ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return Machine(tuple(gpus), len(os.sched_getaffinity(0)), ram, tuple(_place()))
-
-
-def _place() -> list[str]:
+    found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    gpus = tuple(Gpu(gpu.name, gpu.total_memory / 2**30, gpu.major >= BF16_SINCE) for gpu in found)
     place = ["MIT Supercloud"] if supercloud() else []
     if "lambda" in socket.gethostname().lower() or any(Path("/etc/apt/sources.list.d").glob("lambda*")):
         place.append("Lambda")
     if job := os.environ.get("SLURM_JOB_ID"):
         place.append(f"SLURM job {job} on {os.environ.get('SLURM_JOB_NUM_NODES', '1')} node(s)")
-    return place
+    ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return Machine(gpus, len(os.sched_getaffinity(0)), ram, tuple(place))
 
 
 def choose(machine: Machine) -> tuple[str, str]:
-    """The profile for a machine, by name where it has one, else by what its weakest GPU can do; and why."""
+    """The profile for a machine and the reason: by the name of its weakest GPU, else by what that GPU can do."""
     gpu = machine.weakest
     if gpu is None:
         return "cpu", "there is no CUDA GPU"
@@ -98,20 +87,19 @@ def choose(machine: Machine) -> tuple[str, str]:
             return name, f"the GPU is {gpu.name}"
     if not gpu.bf16:
         return "v100", f"{gpu.name} has no bf16"
-    if gpu.gib > 0.85 * SIZED_FOR_GIB["h200"]:
-        return "h200", f"{gpu.name} has bf16 and {gpu.gib:.0f} GiB"
-    return "a100", f"{gpu.name} has bf16 and {gpu.gib:.0f} GiB"
+    large = gpu.gib > 0.85 * SIZED_FOR_GIB["h200"]
+    return "h200" if large else "a100", f"{gpu.name} has bf16 and {gpu.gib:.0f} GiB"
 
 
 def settings(name: str, machine: Machine | None = None) -> list[tuple[str, Any, str]]:
-    """The settings of a profile as (``section.key``, value, where it came from).
+    """The settings of a profile as (``section.key``, value, source).
 
-    Flash Attention is left out where it is not installed, and `optim.micro_batch`, which never changes the gradient, is
-    halved until it suits the memory of the GPUs that are here.
+    Flash Attention is left out if it is not installed. `optim.micro_batch`, which never changes the gradient, is halved
+    until it suits the memory of this machine's GPUs.
 
     Args:
         name: One of :data:`NAMES`.
-        machine: By default the one this runs on.
+        machine: The default is this machine.
 
     Raises:
         ConfigError: There is no such profile.
@@ -128,11 +116,8 @@ def settings(name: str, machine: Machine | None = None) -> list[tuple[str, Any, 
     except FileNotFoundError:
         raise ConfigError(f"--profile {name}: {FOLDER} is missing; profiles come with a checkout") from None
     flat = [(f"{section}.{key}", value, source) for section, part in sections.items() for key, value in part.items()]
-    return [_fitted(name, machine, *setting) for setting in flat if not _needs_flash_attention(setting[1])]
-
-
-def _needs_flash_attention(value: Any) -> bool:
-    return value == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None
+    missing = "flash_attention_2" if importlib.util.find_spec("flash_attn") is None else ""
+    return [_fitted(name, machine, *setting) for setting in flat if setting[1] != missing]
 
 
 def _fitted(name: str, machine: Machine, key: str, value: Any, source: str) -> tuple[str, Any, str]:

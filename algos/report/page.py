@@ -17,7 +17,7 @@ from typing import Any
 from algos.report import curves, results
 from algos.report.episodes import episodes_as_json
 from algos.report.templates import TEMPLATES
-from algos.run_folder.read import Run, evaluation, is_number, pick_games
+from algos.run_folder.read import Run, evaluation, is_number, pick_games, with_interval
 
 EPISODES = 5000
 """Episodes in a page, by default."""
@@ -27,10 +27,7 @@ def last_line(name: str, result: dict[str, Any]) -> str:
     """An evaluation in one line: rates in per cent, each with its 95 % interval."""
     if not result.get("episodes"):
         return f"{name:>6}: not evaluated"
-    rates = [
-        f"{rate} {result[f'{rate}_rate']:.1%} [{result[f'{rate}_rate_low']:.1%}, {result[f'{rate}_rate_high']:.1%}]"
-        for rate in ("win", "draw", "loss", "invalid")
-    ]
+    rates = [f"{rate} {with_interval(result, f'{rate}_rate')}" for rate in ("win", "draw", "loss", "invalid")]
     return f"{name:>6}: {', '.join(rates)}, mean return {result['mean_return']:+.3f} ({result['episodes']} games)"
 
 

@@ -26,7 +26,7 @@ SCRIPTS = Path(__file__).parents[1]
 
 @dataclass
 class Run:
-    """One run; each part is empty where the run has not written it."""
+    """One run; a part that the run has not written is empty."""
 
     folder: Path
     config_text: str
@@ -36,7 +36,7 @@ class Run:
 
     @classmethod
     def read(cls, folder: Path) -> Run:
-        """Reads what is there and leaves out what cannot be read."""
+        """Reads what is there; what cannot be read is left out."""
         text = _read(folder / "config.yaml")
         try:
             config = yaml.safe_load(text)
@@ -44,7 +44,7 @@ class Run:
             config = {}
         metrics = [row for _, row in _json_lines(folder / "metrics.jsonl") if is_number(row.get("step"))]
         summary = _object(_read(folder / "summary.json"))
-        folder = folder if folder.name else folder.resolve()  # "." says nothing to a reader
+        folder = folder if folder.name else folder.resolve()  # a name for "."
         return cls(folder, text, config if isinstance(config, dict) else {}, metrics, summary)
 
     @property
@@ -55,7 +55,7 @@ class Run:
 
     @property
     def algorithm(self) -> str:
-        """Of an unfinished run: the first section of its settings that has a script."""
+        """From the summary; of an unfinished run, the first section of its settings that has a script."""
         scripts = [section for section in self.config if (SCRIPTS / f"{section}.py").is_file()]
         return str(self.summary.get("algorithm") or next(iter(scripts), ""))
 
@@ -100,7 +100,7 @@ class Game:
 
 
 def pick_games(folder: Path) -> list[Game]:
-    """Of the last step the first game won and the first one lost (else drawn, else other); and the run's first game."""
+    """The first game won and the first lost (else drawn, else other) of the last step, and the run's first game."""
     files = episode_files(folder)
     latest: dict[str, Game] = {}
     for file in reversed(files):
@@ -116,12 +116,12 @@ def pick_games(folder: Path) -> list[Game]:
 
 
 def episode_files(folder: Path) -> list[Path]:
-    """A file of episodes a step, in order."""
+    """One file of episodes a step, in order."""
     return sorted(file for file in (folder / "episodes").glob("step_*.jsonl") if file.stem[5:].isdigit())
 
 
 def count_episodes(file: Path) -> int:
-    """Lines of a file, told or torn."""
+    """Lines of a file, unfinished ones included."""
     with file.open("rb") as lines:
         return sum(1 for _ in lines)
 
@@ -132,7 +132,7 @@ def games_of(file: Path) -> Iterator[Game]:
 
 
 def evaluation(runs: Sequence[Run], when: str) -> Json:
-    """``before`` or ``after`` of the runs that have it: of several, means with Student's interval over runs."""
+    """``before`` or ``after`` of the runs that have it; of several runs, means with Student's interval."""
     results = [run.summary.get(when) for run in runs]
     return _combined([result for result in results if isinstance(result, dict) and result.get("episodes")])
 
@@ -161,31 +161,37 @@ def _combined(results: list[Json]) -> Json:
 
 
 def rates_of_rules(runs: Sequence[Run], step: int) -> dict[int, float]:
-    """Rule of the Password Game -> the share of one step's episodes that kept it, of those that it was shown to.
+    """The share of a step's episodes that kept each rule of the Password Game, among those it was shown in.
 
     Args:
-        step: Which of the steps written, 0 for the first and -1 for the last.
+        step: Index of the step, 0 for the first and -1 for the last.
     """
     shown: Counter[int] = Counter()
     failed: Counter[int] = Counter()
     for run in runs:
         for game in [game for file in episode_files(run.folder)[step:][:1] for game in games_of(file)]:
             info = game.episode.get("info")
-            told = [info.get(name) for name in ("rules_shown", "rules_failed")] if isinstance(info, dict) else [None]
-            if isinstance(told[0], int) and isinstance(told[-1], list):
-                shown.update(range(min(told[0], 1000)))
-                failed.update(rule for rule in told[-1] if isinstance(rule, int))
+            match info:
+                case {"rules_shown": int(count), "rules_failed": list(rules)}:
+                    shown.update(range(min(count, 1000)))
+                    failed.update(rule for rule in rules if isinstance(rule, int))
     return {rule: 1 - failed[rule] / count for rule, count in sorted(shown.items())}
 
 
 def triple(result: Json, key: str) -> Triple | None:
-    """A figure of an evaluation, and the ends of its interval."""
+    """A value of an evaluation, and the ends of its interval."""
     value, low, high = (result.get(name) for name in (key, f"{key}_low", f"{key}_high"))
     return (value, low, high) if is_number(value) and is_number(low) and is_number(high) else None
 
 
+def with_interval(result: Json, key: str, form: str = ".1%", ends: str = "") -> str:
+    """A value of an evaluation as ``52.5% [37.5%, 67.1%]``; alone where it has no interval."""
+    found, ends = triple(result, key), ends or form
+    return f"{result[key]:{form}}" + (f" [{found[1]:{ends}}, {found[2]:{ends}}]" if found else "")
+
+
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether it is a finite number that can be drawn."""
+    """Whether ``value`` is a finite number that can be drawn."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and abs(value) < 1e99
 
 
