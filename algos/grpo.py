@@ -15,19 +15,58 @@ from __future__ import annotations
 import sys
 from typing import Literal
 
-import torch
 from pydantic import Field
+
+from algos.config.load import check_arguments
+from algos.config.schema import PolicyUpdateSection, TrainConfig
+
+
+class GrpoSection(PolicyUpdateSection):
+    group_size: int = Field(8, ge=2, description="Episodes per start.")
+    seats: Literal["one", "all"] = Field(
+        "one", description="all: the policy plays every seat, and a group compares the episodes of one seat."
+    )
+    dynamic_sampling_rounds: int = Field(
+        0, ge=0, description="Rounds in which groups with equal returns are replaced by newly sampled ones (DAPO)."
+    )
+    baseline: Literal["group", "batch"] = Field(
+        "group", description="What an episode is compared with: its group, or all of the step's in its game and seat."
+    )
+    advantage: Literal["std", "none"] = Field(
+        "std", description="Divide by the group's standard deviation (GRPO), or not (Dr. GRPO)."
+    )
+    advantage_level: Literal["episode", "same_prompt"] = Field(
+        "episode", description="same_prompt: a reply is compared with the replies to the same prompt (GiGPO)."
+    )
+    ratio: Literal["token", "turn"] = Field("token", description="turn: one importance ratio per reply (GSPO).")
+    clip_high: float = Field(
+        0.28, gt=0, description="The importance ratio is clipped above at 1 + clip_high (clip-higher, DAPO)."
+    )
+    filter_zero_std: bool = Field(
+        True, description="Leave out groups with equal returns (DAPO); false: kl_coef still acts on them."
+    )
+    shuffle: Literal["rows", "prompts"] = Field(
+        "rows", description="prompts: replies to the same prompt stay in one minibatch, which computes it once."
+    )
+
+
+class GrpoConfig(TrainConfig):
+    grpo: GrpoSection = GrpoSection()
+
+
+if __name__ == "__main__":
+    check_arguments(GrpoConfig)  # a usage error ends here, before torch is imported
+
+import torch
 from torch import Tensor
 
-from algos.config.schema import Section, TrainConfig
 from algos.data.batching import Batch
 from algos.data.credit import same_prompt_advantages, seat_advantages
 from algos.data.episodes import Episode
 from algos.data.rows import Row, to_rows
 from algos.errors import ConfigError
 from algos.maths.advantages import group_relative, nonzero_std
-from algos.maths.logprobs import Direction
-from algos.maths.losses import Aggregation, clipped_surrogate, kl_estimate, sequence_log_ratio
+from algos.maths.losses import clipped_surrogate, kl_estimate, sequence_log_ratio
 from algos.model.reference import Divergence
 from algos.rollout.environments import make_aec, make_envs
 from algos.rollout.self_play import SelfPlay
@@ -39,49 +78,6 @@ from algos.training.optimizers import annealed
 from algos.training.update import optimise
 
 
-class GrpoSection(Section):
-    group_size: int = Field(8, ge=2, description="Episodes from one start.")
-    seats: Literal["one", "all"] = Field(
-        "one", description="all: the policy plays every seat, and a group compares the episodes of one seat."
-    )
-    dynamic_sampling_rounds: int = Field(
-        0, ge=0, description="Groups that tell nothing are replaced by fresh ones, up to so many times (DAPO)."
-    )
-    baseline: Literal["group", "batch"] = Field(
-        "group",
-        description="batch: compared are all of the step's episodes in the same game and seat, with same_prompt all of "
-        "its replies to the same prompt.",
-    )
-    advantage: Literal["std", "none"] = Field("std", description="Divide by the group's deviation, or not (Dr. GRPO).")
-    advantage_level: Literal["episode", "same_prompt"] = Field(
-        "episode", description="same_prompt: a reply is compared with the group's replies to the same prompt (GiGPO)."
-    )
-    aggregation: Aggregation = Field("token", description="token (DAPO), sequence (GRPO) or constant (Dr. GRPO).")
-    ratio: Literal["token", "turn"] = Field("token", description="turn: one importance ratio a reply (GSPO).")
-    clip_low: float = Field(0.2, gt=0, lt=1, description="The ratio is clipped below at 1 - clip_low.")
-    clip_high: float = Field(0.28, gt=0, description="And above at 1 + clip_high (clip-higher, DAPO).")
-    tis_cap: float | None = Field(
-        None, gt=0, description="Weigh tokens by trainer's / engine's probability, at most this; null: they are equal."
-    )
-    kl_coef: float = Field(0.0, ge=0, description="Weight of the divergence from the starting model; 0: no reference.")
-    final_kl_coef: float | None = Field(None, ge=0, description="The weight falls linearly to this; null: it stays.")
-    kl_direction: Direction = Field(
-        "reverse", description="reverse: KL(policy || reference). forward: KL(reference || policy), which keeps trying."
-    )
-    filter_zero_std: bool = Field(
-        True, description="Leave out what varies nothing (DAPO). False: it is still held near the reference by kl_coef."
-    )
-    epochs: int = Field(1, ge=1, description="Passes over each step's episodes.")
-    minibatches: int = Field(1, ge=1, description="Optimizer steps a pass.")
-    shuffle: Literal["rows", "prompts"] = Field(
-        "rows", description="prompts: replies to the same prompt stay in one minibatch, which computes it once."
-    )
-
-
-class GrpoConfig(TrainConfig):
-    grpo: GrpoSection = GrpoSection()
-
-
 def check(config: GrpoConfig) -> None:
     """Everything that can be known to be wrong before a model loads."""
     groups, rest = divmod(config.rollout.episodes, config.grpo.group_size)
@@ -90,8 +86,6 @@ def check(config: GrpoConfig) -> None:
             f"rollout.episodes {config.rollout.episodes} is no multiple of grpo.group_size {config.grpo.group_size}"
         )
     runs.check_divides(groups, "groups (rollout.episodes / grpo.group_size)", config.grpo.minibatches, "grpo")
-    if config.grpo.final_kl_coef and not config.grpo.kl_coef:
-        raise ConfigError("grpo.final_kl_coef is where grpo.kl_coef ends, which is 0: give it a value to begin with")
     for name, chosen in (
         ("advantage_level same_prompt", config.grpo.advantage_level == "same_prompt"),
         ("baseline batch", config.grpo.baseline == "batch"),

@@ -15,19 +15,53 @@ import sys
 from functools import partial
 from typing import Literal
 
+from pydantic import Field
+
+from algos.config.load import check_arguments
+from algos.config.schema import PolicyUpdateSection, TrainConfig
+
+
+class PpoSection(PolicyUpdateSection):
+    critic: Literal["shared", "separate"] = Field(
+        "shared", description="The value head reads the policy's hidden states, or those of its own backbone."
+    )
+    critic_lr: float | None = Field(
+        None, gt=0, description="Learning rate of the critic's own weights; null: optim.lr."
+    )
+    gae_unit: Literal["token", "turn"] = Field(
+        "token", description="One step of GAE: a sampled token, or a whole reply."
+    )
+    gamma: float = Field(1.0, ge=0, le=1, description="Discount per step of GAE.")
+    gae_lambda: float = Field(0.95, ge=0, le=1, description="lambda of GAE: 0 trusts the critic, 1 the returns.")
+    whiten: bool = Field(True, description="Scale a step's advantages to mean 0 and variance 1.")
+    scale_rewards: bool = Field(False, description="Divide rewards by the running standard deviation of the returns.")
+    value_clip: float | None = Field(0.2, gt=0, description="Maximum change of a value per step; null: no limit.")
+    value_coef: float = Field(0.5, ge=0, description="Weight of the critic's loss.")
+    entropy_coef: float = Field(0.0, ge=0, description="Weight of the entropy over the whole vocabulary.")
+    kl_in: Literal["reward", "loss"] = Field("loss", description="Where the KL divergence is counted.")
+    kl_target: float | None = Field(None, gt=0, description="Adapt kl_coef to keep this KL divergence; null: fixed.")
+    kl_horizon: float = Field(10.0, gt=0, description="Steps in which an adapted kl_coef changes by at most a fifth.")
+    epochs: int = Field(2, ge=1, description="Passes over each step's episodes.")
+    minibatches: int = Field(4, ge=1, description="Optimizer steps per epoch.")
+
+
+class PpoConfig(TrainConfig):
+    ppo: PpoSection = PpoSection()
+
+
+if __name__ == "__main__":
+    check_arguments(PpoConfig)  # a usage error ends here, before torch is imported
+
 import torch
 from accelerate.utils import gather_object
-from pydantic import Field
 from torch import Tensor
 
-from algos.config.schema import Section, TrainConfig
 from algos.data.batching import Batch
 from algos.data.episodes import Episode
 from algos.data.rows import Row, to_rows
 from algos.errors import ConfigError
 from algos.maths.advantages import RunningScale, explained_variance, gae, whiten
-from algos.maths.logprobs import Direction
-from algos.maths.losses import AdaptiveKL, Aggregation, clipped_surrogate, clipped_value_loss, kl_estimate
+from algos.maths.losses import AdaptiveKL, clipped_surrogate, clipped_value_loss, kl_estimate
 from algos.model.critic import ActorCritic
 from algos.model.reference import Divergence
 from algos.rollout.environments import make_envs
@@ -39,50 +73,11 @@ from algos.training.optimizers import annealed
 from algos.training.update import optimise
 
 
-class PpoSection(Section):
-    critic: Literal["shared", "separate"] = Field(
-        "shared", description="The value head reads the policy's hidden states, or those of a backbone of its own."
-    )
-    critic_lr: float | None = Field(None, gt=0, description="Learning rate of what is the critic's alone; null: lr.")
-    gae_unit: Literal["token", "turn"] = Field(
-        "token", description="What a decision is in GAE: a sampled token, or a whole reply."
-    )
-    gamma: float = Field(1.0, ge=0, le=1, description="Discount of what comes one decision later.")
-    gae_lambda: float = Field(0.95, ge=0, le=1, description="lambda of GAE: 0 trusts the critic, 1 the returns.")
-    whiten: bool = Field(True, description="Scale a step's advantages to mean 0 and variance 1.")
-    scale_rewards: bool = Field(False, description="Divide rewards by the running deviation of the returns.")
-    aggregation: Aggregation = Field("token", description="token, sequence or constant; see grpo.py.")
-    clip_low: float = Field(0.2, gt=0, lt=1, description="The ratio is clipped below at 1 - clip_low.")
-    clip_high: float = Field(0.2, gt=0, description="And above at 1 + clip_high.")
-    value_clip: float | None = Field(0.2, gt=0, description="A value moves no further than this a step; null: freely.")
-    value_coef: float = Field(0.5, ge=0, description="Weight of the critic's loss.")
-    entropy_coef: float = Field(0.0, ge=0, description="Weight of the entropy, over the whole vocabulary.")
-    kl_coef: float = Field(0.0, ge=0, description="Weight of the divergence from the starting model; 0: no reference.")
-    final_kl_coef: float | None = Field(None, ge=0, description="The weight falls linearly to this; null: it stays.")
-    kl_in: Literal["reward", "loss"] = Field("loss", description="Where the divergence is counted.")
-    kl_direction: Direction = Field(
-        "reverse", description="reverse: KL(policy || reference). forward: KL(reference || policy), which keeps trying."
-    )
-    kl_target: float | None = Field(None, gt=0, description="Steer kl_coef towards this divergence; null: it is given.")
-    kl_horizon: float = Field(10.0, gt=0, description="So many steps change a steered kl_coef by at most a fifth.")
-    tis_cap: float | None = Field(
-        None, gt=0, description="Weigh tokens by trainer's / engine's probability, at most this; null: they are equal."
-    )
-    epochs: int = Field(2, ge=1, description="Passes over each step's episodes.")
-    minibatches: int = Field(4, ge=1, description="Optimizer steps a pass.")
-
-
-class PpoConfig(TrainConfig):
-    ppo: PpoSection = PpoSection()
-
-
 def check(config: PpoConfig) -> None:
     """Everything that can be known to be wrong before a model loads."""
     runs.check_divides(config.rollout.episodes, "episodes (rollout.episodes)", config.ppo.minibatches, "ppo")
     if config.ppo.kl_target and not config.ppo.kl_coef:
         raise ConfigError("ppo.kl_target steers ppo.kl_coef, which is 0: give it a value to begin with")
-    if config.ppo.final_kl_coef and not config.ppo.kl_coef:
-        raise ConfigError("ppo.final_kl_coef is where ppo.kl_coef ends, which is 0: give it a value to begin with")
     if config.ppo.kl_direction == "forward" and in_reward(config.ppo):
         raise ConfigError("ppo.kl_direction forward is no reward of the tokens sampled: set ppo.kl_in loss")
     if config.ppo.kl_target and config.ppo.final_kl_coef is not None:

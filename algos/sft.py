@@ -11,12 +11,26 @@ from __future__ import annotations
 import sys
 import time
 
+from algos.config.load import check_arguments, load
+from algos.config.schema import Config, OptimSection, SftSection
+
+
+class SftConfig(Config):
+    sft: SftSection = SftSection()
+
+    @property
+    def optim(self) -> OptimSection:
+        """The optimizer's settings, from the section ``sft``."""
+        return OptimSection(lr=self.sft.lr, micro_batch=self.sft.micro_batch)
+
+
+if __name__ == "__main__":
+    check_arguments(SftConfig)  # a usage error ends here, before torch is imported
+
 from accelerate import Accelerator
 from tqdm import tqdm
 
 from algos.cluster.offline import prepare
-from algos.config.load import load
-from algos.config.schema import Config, SftSection
 from algos.engines.hf import HFEngine
 from algos.errors import ConfigError, die
 from algos.evaluation.evaluator import evaluate
@@ -30,10 +44,6 @@ from algos.run_folder.write import Tracker, claim_folder
 from algos.warm_start.demonstrations import as_rows, demonstrate
 from algos.warm_start.embedded import untrained_tiny
 from algos.warm_start.fit import fit
-
-
-class SftConfig(Config):
-    sft: SftSection = SftSection()
 
 
 def train(config: SftConfig, sources: dict[str, str]) -> None:

@@ -15,13 +15,45 @@ from __future__ import annotations
 import sys
 from typing import Literal
 
+from pydantic import Field
+
+from algos.config.load import check_arguments
+from algos.config.schema import PolicyUpdateSection, TrainConfig
+
+
+class SpiralSection(PolicyUpdateSection):
+    baseline_decay: float = Field(
+        0.95, ge=0, lt=1, description="Decay of the running mean of returns per game and seat."
+    )
+    advantage_level: Literal["role", "same_prompt"] = Field(
+        "role", description="same_prompt: two or more replies to the same prompt are compared with each other (GiGPO)."
+    )
+    group_size: int = Field(1, ge=1, description="Games per start: with random openings, from the same opening.")
+    loss: Literal["clipped", "policy_gradient"] = Field("clipped", description="PPO's loss, or plain -A log p.")
+    entropy_coef: float = Field(0.0, ge=0, description="Weight of the entropy over the whole vocabulary.")
+    final_entropy_coef: float | None = Field(
+        None, ge=0, description="entropy_coef changes linearly to this value at the last step; null: it stays."
+    )
+    magnet_every: int = Field(0, ge=0, description="Steps between updates of the magnet to the policy; 0: never.")
+    opponent_pool_share: float = Field(
+        0.0, ge=0, lt=1, description="Share of games in which an earlier policy holds one seat."
+    )
+    opponent_pool_every: int = Field(20, ge=1, description="Steps between snapshots for the opponent pool.")
+    opponent_pool_size: int = Field(10, ge=1, description="Newest snapshots in the opponent pool.")
+
+
+class SpiralConfig(TrainConfig):
+    spiral: SpiralSection = SpiralSection()
+
+
+if __name__ == "__main__":
+    check_arguments(SpiralConfig)  # a usage error ends here, before torch is imported
+
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from pydantic import Field
 from torch import Tensor
 
-from algos.config.schema import Section, TrainConfig
 from algos.data.batching import Batch
 from algos.data.credit import same_prompt_advantages
 from algos.data.episodes import Episode
@@ -31,8 +63,7 @@ from algos.engines.hf import HFEngine
 from algos.engines.opponent_pool import OpponentPool
 from algos.errors import ConfigError
 from algos.maths.advantages import RoleBaseline
-from algos.maths.logprobs import Direction
-from algos.maths.losses import Aggregation, clipped_surrogate, kl_estimate, policy_gradient_loss
+from algos.maths.losses import clipped_surrogate, kl_estimate, policy_gradient_loss
 from algos.model.reference import Divergence, Magnet
 from algos.model.snapshot import Snapshot
 from algos.rollout.environments import make_aec
@@ -44,41 +75,6 @@ from algos.training.optimizers import annealed
 from algos.training.update import optimise
 
 
-class SpiralSection(Section):
-    baseline_decay: float = Field(0.95, ge=0, lt=1, description="How much of a baseline stays when a return comes in.")
-    advantage_level: Literal["role", "same_prompt"] = Field(
-        "role",
-        description="same_prompt: two or more replies to the same prompt are compared with one another (GiGPO).",
-    )
-    group_size: int = Field(1, ge=1, description="Games from the same start: with random openings, the same opening.")
-    loss: Literal["clipped", "policy_gradient"] = Field("clipped", description="PPO's loss, or plain -A log p.")
-    aggregation: Aggregation = Field("token", description="token, sequence or constant; see grpo.py.")
-    clip_low: float = Field(0.2, gt=0, lt=1, description="The ratio is clipped below at 1 - clip_low.")
-    clip_high: float = Field(0.2, gt=0, description="And above at 1 + clip_high.")
-    tis_cap: float | None = Field(
-        None, gt=0, description="Weigh tokens by trainer's / engine's probability, at most this; null: they are equal."
-    )
-    entropy_coef: float = Field(0.0, ge=0, description="Weight of the entropy, over the whole vocabulary.")
-    final_entropy_coef: float | None = Field(None, ge=0, description="It falls linearly to this; null: it stays.")
-    kl_coef: float = Field(0.0, ge=0, description="Weight of the divergence from the magnet; 0: there is none.")
-    final_kl_coef: float | None = Field(None, ge=0, description="It falls linearly to this; null: it stays.")
-    kl_direction: Direction = Field(
-        "reverse", description="reverse: KL(policy || magnet). forward: KL(magnet || policy), which keeps trying."
-    )
-    magnet_every: int = Field(0, ge=0, description="The magnet becomes the policy every so many steps; 0: never.")
-    opponent_pool_share: float = Field(
-        0.0, ge=0, lt=1, description="Share of games in which a past self holds one seat."
-    )
-    opponent_pool_every: int = Field(20, ge=1, description="A past self is taken every so many steps.")
-    opponent_pool_size: int = Field(10, ge=1, description="The newest so many past selves play.")
-    epochs: int = Field(1, ge=1, description="Passes over each step's episodes.")
-    minibatches: int = Field(1, ge=1, description="Optimizer steps a pass.")
-
-
-class SpiralConfig(TrainConfig):
-    spiral: SpiralSection = SpiralSection()
-
-
 def check(config: SpiralConfig) -> None:
     """Everything that can be known to be wrong before a model loads. ``rollout.episodes`` are games."""
     spiral = config.spiral
@@ -86,9 +82,8 @@ def check(config: SpiralConfig) -> None:
     if left:
         raise ConfigError(f"rollout.episodes {config.rollout.episodes} is no multiple of spiral.group_size")
     runs.check_divides(starts, "starts (rollout.episodes / spiral.group_size)", spiral.minibatches, "spiral")
-    for name, set_ in (("final_kl_coef", spiral.final_kl_coef), ("magnet_every", spiral.magnet_every)):
-        if set_ and not spiral.kl_coef:
-            raise ConfigError(f"spiral.{name} is of use with a magnet only: set spiral.kl_coef")
+    if spiral.magnet_every and not spiral.kl_coef:
+        raise ConfigError("spiral.magnet_every has an effect with a magnet only: set spiral.kl_coef")
     if spiral.loss == "policy_gradient" and spiral.epochs * spiral.minibatches > 1:
         raise ConfigError("spiral.loss policy_gradient is right for one optimizer step a batch; more need clipped")
     runs.check(config, make_aec)

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from algos.config.recipes import configs_folder
 from algos.errors import ConfigError
 
 SUPERCLOUD = ("supercloud", "gridsan")
@@ -27,7 +28,7 @@ def supercloud() -> bool:
     return any(mark in place.lower() for mark in SUPERCLOUD for place in places)
 
 
-FOLDER = Path(__file__).parents[2] / "configs" / "profiles"
+FOLDER = configs_folder() / "profiles"
 SIZED_FOR_GIB = {"v100": 32, "a100": 80, "h100": 80, "h200": 141}
 """The memory that each profile's `optim.micro_batch` is meant for."""
 NAMES = ("auto", "cpu", *SIZED_FOR_GIB)
@@ -123,10 +124,7 @@ def settings(name: str, machine: Machine | None = None) -> list[tuple[str, Any, 
     if name == "auto":
         name, reason = choose(machine)
         source = f"profile {name} ({reason})"
-    try:
-        sections = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"--profile {name}: {FOLDER} is missing; profiles come with a checkout") from None
+    sections = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
     flat = [(f"{section}.{key}", value, source) for section, part in sections.items() for key, value in part.items()]
     return [_fitted(name, machine, *setting) for setting in flat if not _needs_flash_attention(setting[1])]
 

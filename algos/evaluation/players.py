@@ -9,10 +9,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 from accelerate import Accelerator
-from pydantic import Field
 from tqdm import tqdm
 
-from algos.config.schema import Config, RolloutSection, SftSection
+from algos.config.schema import Config, SftSection
 from algos.data.episodes import Episode, Turn
 from algos.data.tasks import EnvKey, Start
 from algos.engines.hf import HFEngine
@@ -26,18 +25,6 @@ from llm_gym import TextEnv
 from llm_gym.match import Match
 from llm_gym.opponents import PLAYERS, make_player
 from llm_gym.parsing import format_action
-
-
-class PlayRollout(RolloutSection):
-    max_new_tokens: int = Field(512, ge=1, description="A reply is cut after so many tokens.")
-    max_prompt_tokens: int = Field(4096, ge=1, description="An episode is truncated where its prompt would be longer.")
-
-
-class PlayConfig(Config):
-    """Settings of players that are not trained: any model on any game, so there is room for long replies."""
-
-    rollout: PlayRollout = PlayRollout()
-
 
 Answer = Callable[[np.random.Generator], str]
 """What a scripted player replies now, given its chance."""

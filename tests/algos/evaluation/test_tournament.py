@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from algos.commands import tournament
 from algos.data.tasks import EnvKey
 from algos.evaluation.tournament import elo, play_all, points_of, ratings_with_intervals, result_of, round_robin
+from llm_gym import cli
 
 GAME = EnvKey("llmgym/TicTacToe-v0")
 
@@ -84,7 +84,7 @@ def test_a_model_takes_part(tiny_folder: Path, tmp_path: Path, capsys: pytest.Ca
         "--json",
         str(out),
     ]
-    tournament.main(words)
+    cli.main(["tournament", *words])
     result = json.loads(out.read_text())
     record = result["cross"]["minimax"][str(tiny_folder)]
     assert (record["wins"] + record["draws"], record["losses"]) == (12, 0)
@@ -103,7 +103,7 @@ def test_a_model_takes_part(tiny_folder: Path, tmp_path: Path, capsys: pytest.Ca
 )
 def test_mistakes_are_one_line(words: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        tournament.main(words)
+        cli.main(["tournament", *words])
     told = capsys.readouterr().err
     assert stopped.value.code == 2
     assert told.count("\n") == 1
