@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from typing import NoReturn
+from llm_gym.arguments import UsageError, die
+
+__all__ = ["ConfigError", "die"]
 
 
-class ConfigError(Exception):
+class ConfigError(UsageError):
     """A setting is wrong; the message is one line that says which, how, and what would be right."""
-
-
-def die(error: Exception | str) -> NoReturn:
-    """Ends the program with one line and exit status 2."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    raise SystemExit(2)

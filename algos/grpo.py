@@ -17,6 +17,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from algos.config.load import check_arguments
 from algos.config.schema import PolicyUpdateSection, TrainConfig
 
 
@@ -53,6 +54,9 @@ class GrpoConfig(TrainConfig):
     grpo: GrpoSection = GrpoSection()
 
 
+if __name__ == "__main__":
+    check_arguments(GrpoConfig)  # a usage error ends here, before torch is imported
+
 import torch
 from torch import Tensor
 
@@ -84,8 +88,6 @@ def check(config: GrpoConfig) -> None:
             f"rollout.episodes {config.rollout.episodes} is not a multiple of grpo.group_size {grpo.group_size}"
         )
     runs.check_divides(groups, "groups (rollout.episodes / grpo.group_size)", grpo.minibatches, "grpo")
-    if grpo.final_kl_coef and not grpo.kl_coef:
-        raise ConfigError("grpo.final_kl_coef is the value at which grpo.kl_coef ends, which is 0: set grpo.kl_coef")
     for name in ("advantage_level same_prompt", "baseline batch"):
         setting, _, value = name.partition(" ")
         if getattr(grpo, setting) == value and grpo.advantage == "std":

@@ -17,6 +17,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from algos.config.load import check_arguments
 from algos.config.schema import PolicyUpdateSection, TrainConfig
 
 
@@ -48,6 +49,9 @@ class PpoConfig(TrainConfig):
     ppo: PpoSection = PpoSection()
 
 
+if __name__ == "__main__":
+    check_arguments(PpoConfig)  # a usage error ends here, before torch is imported
+
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
@@ -75,8 +79,6 @@ def check(config: PpoConfig) -> None:
     runs.check_divides(config.rollout.episodes, "episodes (rollout.episodes)", ppo.minibatches, "ppo")
     if ppo.kl_target and not ppo.kl_coef:
         raise ConfigError("ppo.kl_target adapts ppo.kl_coef, which is 0: set ppo.kl_coef")
-    if ppo.final_kl_coef and not ppo.kl_coef:
-        raise ConfigError("ppo.final_kl_coef is the value at which ppo.kl_coef ends, which is 0: set ppo.kl_coef")
     if ppo.kl_direction == "forward" and in_reward(ppo):
         raise ConfigError("ppo.kl_direction forward cannot be a reward of the sampled tokens: set ppo.kl_in loss")
     if ppo.kl_target and ppo.final_kl_coef is not None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import model_validator
 
+from algos.config.load import check_arguments
 from algos.config.schema import Config, OptimSection, SftSection
 
 
@@ -36,6 +37,9 @@ class SftConfig(Config):
         """The optimizer's settings, from the section ``sft``."""
         return OptimSection(lr=self.sft.lr, micro_batch=self.sft.micro_batch)
 
+
+if __name__ == "__main__":
+    check_arguments(SftConfig)  # a usage error ends here, before torch is imported
 
 from torch import Tensor
 

@@ -18,6 +18,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from algos.config.load import check_arguments
 from algos.config.schema import PolicyUpdateSection, TrainConfig
 
 
@@ -45,6 +46,9 @@ class SpiralSection(PolicyUpdateSection):
 class SpiralConfig(TrainConfig):
     spiral: SpiralSection = SpiralSection()
 
+
+if __name__ == "__main__":
+    check_arguments(SpiralConfig)  # a usage error ends here, before torch is imported
 
 import torch
 from accelerate.utils import gather_object
@@ -78,9 +82,8 @@ def check(config: SpiralConfig) -> None:
     if left:
         raise ConfigError(f"rollout.episodes {config.rollout.episodes} is not a multiple of spiral.group_size")
     runs.check_divides(starts, "starts (rollout.episodes / spiral.group_size)", spiral.minibatches, "spiral")
-    for name, set_ in (("final_kl_coef", spiral.final_kl_coef), ("magnet_every", spiral.magnet_every)):
-        if set_ and not spiral.kl_coef:
-            raise ConfigError(f"spiral.{name} has an effect only with a magnet: set spiral.kl_coef")
+    if spiral.magnet_every and not spiral.kl_coef:
+        raise ConfigError("spiral.magnet_every has an effect only with a magnet: set spiral.kl_coef")
     if spiral.loss == "policy_gradient" and spiral.epochs * spiral.minibatches > 1:
         raise ConfigError("spiral.loss policy_gradient allows one optimizer step per batch; for more use clipped")
     runs.check(config, make_aec)

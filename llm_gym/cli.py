@@ -2,65 +2,87 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import gymnasium
 
 import llm_gym
+from llm_gym.arguments import Parser, UsageError, die, explain, nearest, read_value
 
-ALGORITHMS = ("grpo", "ppo", "spiral", "sft")
-EXTRAS = {
-    "train": "torch",
-    "openspiel": "pyspiel",
-    "pettingzoo": "pettingzoo",
-    "serve": "fastapi",
-    "deepspeed": "deepspeed",
-    "vllm": "vllm",
-    "quantize": "bitsandbytes",
+GROUPS = {
+    "play and look": {
+        "envs": "list the environments",
+        "play": "play an environment yourself, in the terminal",
+    },
+    "train": {
+        "train": "train a model; the same as python algos/NAME.py",
+        "configs": "list the recipes that --config knows by name",
+        "report": "write an HTML page about a run, or about several seeds of it",
+    },
+    "judge": {
+        "eval": "evaluate a model or a scripted player, with intervals or exactly",
+        "tournament": "play every player against every other: Elo ratings and a cross table",
+    },
+    "ship": {
+        "merge": "make an ordinary Hugging Face folder of a checkpoint, adapters merged in",
+        "fetch": "download models and data sets for nodes without a network",
+    },
+    "machine": {
+        "doctor": "show what is installed, the profile of this machine, and which model fits",
+        "completion": "print the completion script of a shell",
+    },
 }
-"""Extra -> the module that tells whether it is installed."""
+"""Group -> command -> what it does."""
+EXAMPLES = """\
+examples:
+  llm-gym play llmgym/ConnectFour-v0 --opponent "[random, minimax]" --show-legal true
+  llm-gym train grpo --config grpo_tictactoe_tiny --run.max_steps 20
+  llm-gym train grpo --help optim
+  llm-gym eval --model runs/demo --env llmgym/TicTacToe-v0 --env.opponent minimax --episodes 1000
+
+llm-gym COMMAND --help shows a command's arguments.
+"""
 
 
-def _die(message: object) -> NoReturn:
-    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
-    raise SystemExit(2)
+class Command(NamedTuple):
+    """What a command is; the modules ``algos.commands.NAME`` have the same two functions."""
+
+    add_arguments: Callable[[Parser], None]
+    run: Callable[[argparse.Namespace], None]
 
 
-def _trainer(module: str) -> Callable[[list[str]], None]:
-    try:
-        return importlib.import_module(module).main
-    except ModuleNotFoundError as error:
-        _die(f'{error}: training needs pip install "llm-gym[train]"')
-
-
-def envs(argv: list[str]) -> None:
-    """llm-gym envs: the environments, one a line"""
-    if argv:
-        _die("llm-gym envs takes no arguments")
+def envs(given: argparse.Namespace) -> None:
+    """Prints the environments, one per line."""
     for name, settings in llm_gym.GAMES.items():
         shown = " ".join(f"{key}={value}" for key, value in settings.items() if key != "text_game")
         print(f"llmgym/{name}-v0  {shown}".rstrip())
 
 
-def play(argv: list[str]) -> None:
-    """llm-gym play ID [--setting value ...]: play it here yourself; an empty line ends it"""
-    if not argv or argv[0].startswith("-") or len(argv) % 2 == 0:
-        _die("usage: llm-gym play llmgym/TicTacToe-v0 [--opponent minimax] [--seat 1] [--seed 7] ...")
+def _play_arguments(parser: Parser) -> None:
+    parser.usage = "llm-gym play ID [--seed N] [--setting value ...]"
+    parser.epilog = 'settings of the environment: --opponent "[random, minimax]", --seat 1, --show-legal false, ...'
+    parser.add_argument("id", metavar="ID", help="an environment, such as llmgym/TicTacToe-v0; llm-gym envs lists them")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of the episode (default: a new one each time)")
+    parser.is_setting = lambda name: name not in ("seed", "help")
+
+
+def play(given: argparse.Namespace) -> None:
+    """Plays one episode; an empty line ends it."""
     settings: dict[str, Any] = {"action_format": "plain", "on_invalid": "retry:99"}
-    for name, value in zip(argv[1::2], argv[2::2], strict=True):
-        if not name.startswith("--"):
-            _die(f"unexpected argument {name!r}: settings are written --name value")
-        settings[name[2:].replace("-", "_")] = int(value) if value.lstrip("-").isdigit() else value
-    seed = settings.pop("seed", None)
+    settings |= {name.replace("-", "_"): read_value(text) for name, text in given.settings}
+    if given.id not in gymnasium.registry and ":" not in given.id:
+        ids = [name for name in gymnasium.registry if name.startswith("llmgym/")]
+        raise UsageError(f"there is no environment {given.id!r}{nearest(given.id, ids)}")
     try:
-        env: Any = gymnasium.make(argv[0], **settings)
-        observation, info = env.reset(seed=seed)
+        env: Any = gymnasium.make(given.id, **settings)
+        observation, info = env.reset(seed=given.seed)
     except (gymnasium.error.Error, TypeError, ValueError, ImportError) as error:
-        _die(error)
+        raise UsageError(explain(error, given.id)) from None
     print(info["messages"][0]["content"])
     over = "outcome" in info
     while not over:
@@ -76,82 +98,88 @@ def play(argv: list[str]) -> None:
     print(f"\n{observation}\n\n{info['outcome']}, returns {info['returns']}")
 
 
-def train(argv: list[str]) -> None:
-    """llm-gym train ALGORITHM --config FILE [--section.key value ...]: the same as python algos/ALGORITHM.py ..."""
-    if not argv or argv[0] not in ALGORITHMS:
-        _die(f"usage: llm-gym train {{{','.join(ALGORITHMS)}}} --config configs/grpo_tictactoe_tiny.yaml ...")
-    _trainer(f"algos.{argv[0]}")(argv[1:])
+def _completion_arguments(parser: Parser) -> None:
+    parser.epilog = (
+        "bash: echo 'eval \"$(llm-gym completion bash)\"' >> ~/.bashrc\n"
+        "zsh:  llm-gym completion zsh > FOLDER_OF_FPATH/_llm-gym"
+    )
+    parser.add_argument("shell", choices=["bash", "zsh"], metavar="bash|zsh", help="the shell")
 
 
-def report(argv: list[str]) -> None:
-    """llm-gym report RUN [RUN ...] [--out FILE] [--episodes N]: one page about one run, or about several seeds of it"""
-    _trainer("algos.report.page")(argv)
+def completion(given: argparse.Namespace) -> None:
+    """Prints the script that completes commands, options and settings."""
+    if importlib.util.find_spec("shtab") is None:
+        raise UsageError('llm-gym completion needs pip install "llm-gym[completion]"')
+    import shtab
+
+    parser, parsers = build(shown=True)
+    for one in parsers.values():
+        if one.settings:
+            one.settings(one)
+    print(shtab.complete(parser, given.shell))
 
 
-def merge(argv: list[str]) -> None:
-    """llm-gym merge CHECKPOINT --out FOLDER [--dtype D]: an ordinary Hugging Face folder, adapters merged in"""
-    _trainer("algos.commands.merge")(argv)
-
-
-def evaluate(argv: list[str]) -> None:
-    """llm-gym eval --model FOLDER_OR_ID | --policy NAME [--env ID ...] [--exact] ...: figures with intervals"""
-    _trainer("algos.commands.eval")(argv)
-
-
-def tournament(argv: list[str]) -> None:
-    """llm-gym tournament --players A B ... [--games ID ...]: round robin, Elo, cross table"""
-    _trainer("algos.evaluation.tournament")(argv)
-
-
-def doctor(argv: list[str]) -> None:
-    """llm-gym doctor [--model ID] [--config FILE] [--processes N] [--zero STAGE]: what is installed, found, and fits"""
-    from llm_gym.sandbox import probe
-
-    trains = importlib.util.find_spec(EXTRAS["train"]) is not None
-    if argv and not trains:
-        _die('llm-gym doctor with arguments needs pip install "llm-gym[train]"')
-    if trains:
-        _trainer("algos.commands.doctor")(argv)
-        print()
-    print(f"Python {sys.version.split()[0]}, llm_gym {llm_gym.__version__}\n\nExtras")
-    for extra, module in EXTRAS.items():
-        found = importlib.util.find_spec(module) is not None
-        print(f"  {extra:16} {'yes' if found else 'no: pip install llm-gym[' + extra + ']'}")
-    print("\nSandbox")
-    for layer in probe():
-        print(f"  {layer.name:16} {'holds' if layer.holds else 'MISSING'}: {layer.detail}")
-
-
-def fetch(argv: list[str]) -> None:
-    """llm-gym fetch MODEL|mbpp ...: fills the cache where there is a network, for nodes that have none"""
-    _trainer("algos.commands.fetch")(argv)
-
-
-COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "envs": envs,
-    "play": play,
-    "train": train,
-    "eval": evaluate,
-    "tournament": tournament,
-    "report": report,
-    "merge": merge,
-    "doctor": doctor,
-    "fetch": fetch,
+OWN = {
+    "envs": Command(lambda parser: None, envs),
+    "play": Command(_play_arguments, play),
+    "completion": Command(_completion_arguments, completion),
 }
+
+
+def command(name: str) -> Any:
+    """The functions of a command; those of the trainers import torch only when they run."""
+    return OWN.get(name) or importlib.import_module(f"algos.commands.{name}")
+
+
+def build(shown: bool = False) -> tuple[Parser, dict[str, Parser]]:
+    """The parser of ``llm-gym``, and that of each command.
+
+    Args:
+        shown: Show the commands as an argument. The help lists them in groups instead; a completion needs them.
+    """
+    lines = [
+        line
+        for group, commands in GROUPS.items()
+        for line in (f"{group}:", *(f"  {name:12}{text}" for name, text in commands.items()), "")
+    ]
+    about = "\n".join(["Text games for language models, and trainers on them.", "", *lines])
+    parser = Parser(prog="llm-gym", usage="llm-gym COMMAND ...", description=about, epilog=EXAMPLES)
+    parser.add_argument("--version", action="version", version=llm_gym.__version__)
+    subparsers = parser.add_subparsers(prog="llm-gym", help="a command" if shown else argparse.SUPPRESS)
+    parsers: dict[str, Parser] = {}
+    for name, text in ((name, text) for commands in GROUPS.values() for name, text in commands.items()):
+        parsers[name] = subparsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        command(name).add_arguments(parsers[name])
+    return parser, parsers
+
+
+def read(words: Sequence[str]) -> argparse.Namespace:
+    """The arguments of a command line; ``command`` is the command's name."""
+    parser, parsers = build()
+    if not words:
+        parser.print_help()
+        raise SystemExit(0)
+    if words[0].startswith("-"):
+        parser.read(words)  # --help and --version end here
+    if words[0] not in parsers:
+        die(f"llm-gym has no command {words[0]!r}{nearest(words[0], parsers)}")
+    given = parsers[words[0]].read(words[1:])
+    given.command = words[0]
+    return given
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the command that ``argv`` (by default the command line) names."""
     words = sys.argv[1:] if argv is None else argv
-    if not words or words[0] in ("-h", "--help"):
-        print("\n".join(command.__doc__ or "" for command in COMMANDS.values()))
-        return
-    if words[0] == "--version":
-        print(llm_gym.__version__)
-        return
-    if words[0] not in COMMANDS:
-        _die(f"llm-gym has no command {words[0]!r}; it has {', '.join(COMMANDS)}")
-    COMMANDS[words[0]](words[1:])
+    try:
+        given = read(words)
+        command(given.command).run(given)
+    except UsageError as error:
+        die(error)
+    except ModuleNotFoundError as error:
+        if importlib.util.find_spec("torch"):
+            raise
+        die(f'{error}: llm-gym {words[0]} needs pip install "llm-gym[train]"')
 
 
 if __name__ == "__main__":

@@ -1,100 +1,34 @@
-"""``llm-gym merge``: a checkpoint as an ordinary Hugging Face folder, adapters put into the weights.
-
-llm-gym merge runs/run/checkpoints/step_000100 --out my-model --dtype bfloat16
-"""
+"""``llm-gym merge``: a checkpoint as an ordinary Hugging Face folder, adapters merged into the weights."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
-from typing import Any
 
-import torch
-import yaml
-
-from algos.config.schema import ModelSection
-from algos.errors import ConfigError, die
-from algos.model.load import adapter_config, check_settings, load_model
-
-DTYPES = ("float32", "bfloat16", "float16")
+from llm_gym.arguments import Parser
 
 
-def merge(checkpoint: Path, out: Path, dtype: str | None = None, quantize: str | None = None) -> None:
-    """Writes the model of ``checkpoint``, without adapters and without the trainer's state, to ``out``.
-
-    Args:
-        checkpoint: A folder that holds an adapter, or a whole model.
-        dtype: Of the weights written. None: that of the base.
-        quantize: ``nf4``: the adapter goes onto the base as it was trained on, quantised and back, rather than onto the
-            original weights. None: what the ``config.yaml`` of the checkpoint's run says.
-
-    Raises:
-        ConfigError: There is no such checkpoint, or ``out`` is in the way.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out {out} exists; name a new folder")
-    adapter = adapter_config(checkpoint)
-    settings = ModelSection.model_validate(
-        {"path": str(checkpoint.absolute()), "quantize": (quantize or _trained_on(checkpoint)) if adapter else None}
-    )
-    check_settings(settings)
-    if adapter and settings.quantize:
-        model, tokenizer = _onto_quantised(checkpoint, adapter["base_model_name_or_path"], settings)
-    else:
-        model, tokenizer = load_model(checkpoint, trainable=False)
-    if adapter:
-        model = model.merge_and_unload(safe_merge=True)
-    model.to(getattr(torch, dtype) if dtype else _stored_dtype(adapter, checkpoint))
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-
-
-def _onto_quantised(checkpoint: Path, base: str, settings: ModelSection) -> tuple[Any, Any]:
-    """The adapter on the base in float32 with the values that NF4 leaves of its weights."""
-    from peft import PeftModel
-
-    model, _ = load_model(base, settings, trainable=False)
-    _, tokenizer = load_model(checkpoint, trainable=False)
-    return PeftModel.from_pretrained(model.dequantize(torch.float32), str(checkpoint)), tokenizer
-
-
-def _trained_on(checkpoint: Path) -> str | None:
-    """``model.quantize`` of the run that ``checkpoint`` lies in; None where it lies in none."""
-    file = checkpoint.absolute().parent.parent / "config.yaml"
-    settings = yaml.safe_load(file.read_text()) if file.is_file() else {}
-    return dict(settings.get("model", {})).get("quantize")
-
-
-def _stored_dtype(adapter: dict[str, Any] | None, checkpoint: Path) -> torch.dtype:
-    from transformers import AutoConfig
-
-    stored = AutoConfig.from_pretrained(adapter["base_model_name_or_path"] if adapter else checkpoint).dtype
-    return stored or torch.float32
-
-
-def main(argv: list[str]) -> None:
-    """``CHECKPOINT --out FOLDER [--dtype D] [--quantize nf4]``; a mistake is one line and exit status 2."""
-    parser = argparse.ArgumentParser(
-        prog="llm-gym merge", description="A checkpoint as an ordinary Hugging Face folder, adapters merged in."
-    )
+def add_arguments(parser: Parser) -> None:
+    parser.epilog = "example:\n  llm-gym merge runs/run/checkpoints/step_000100 --out my-model --dtype bfloat16"
     parser.add_argument(
         "checkpoint", type=Path, metavar="CHECKPOINT", help="runs/RUN/checkpoints/step_N, or an adapter"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
-    parser.add_argument("--dtype", choices=DTYPES, help="of the weights written; default: as the base")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="data type of the written weights (default: that of the base)",
+    )
     parser.add_argument(
         "--quantize",
         choices=["nf4"],
-        help="merge into the base as NF4 left it, as it was trained on; default: as the checkpoint's run says",
+        help="merge into the base as NF4 rounds it, on which the adapter was trained "
+        "(default: as the checkpoint's run says)",
     )
-    given = parser.parse_args(argv)
-    try:
-        merge(given.checkpoint, given.out, given.dtype, given.quantize)
-    except ConfigError as error:
-        die(error)
+
+
+def run(given: argparse.Namespace) -> None:
+    from algos.model.merge import merge
+
+    merge(given.checkpoint, given.out, given.dtype, given.quantize)
     print(given.out)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -5,27 +5,24 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from algos.errors import die
-from algos.report.page import EPISODES, write_report
+from llm_gym.arguments import Parser, UsageError, whole
 
 
-def main(argv: list[str]) -> None:
-    """``RUN [RUN ...] [--out FILE] [--episodes N]``; one line and exit status 2 where a folder holds no run."""
-    parser = argparse.ArgumentParser(prog="llm-gym report", description="One self-contained HTML page over runs.")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder; several: other seeds of it")
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run; several: its other seeds")
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/report.html; of several: ./report.html")
-    parser.add_argument(
-        "--episodes", type=int, default=EPISODES, metavar="N", help="put at most N into the page (default: %(default)s)"
-    )
-    given = parser.parse_args(argv)
-    if given.episodes < 0:
-        die(f"--episodes must be 0 or more, not {given.episodes}")
+    parser.add_argument("--episodes", type=whole(0), metavar="N", help="maximum episodes in the page (default: 5000)")
+
+
+def run(given: argparse.Namespace) -> None:
+    from algos.report.page import EPISODES, write_report
+
     for folder in given.runs:
         if not (folder / "config.yaml").is_file():
-            die(f"{folder} holds no run: it has no config.yaml")
+            raise UsageError(f"{folder} holds no run: it has no config.yaml")
     out = given.out or (given.runs[0] if len(given.runs) == 1 else Path()) / "report.html"
     try:
-        write_report(given.runs, out, given.episodes)
+        write_report(given.runs, out, EPISODES if given.episodes is None else given.episodes)
     except OSError as error:
-        die(f"{out} cannot be written: {error.strerror}")
+        raise UsageError(f"{out} cannot be written: {error.strerror}") from None
     print(out)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import os
+import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from algos.errors import ConfigError
+from algos.config import profiles
+from algos.config.help import ENV_PREFIX, ScriptParser, as_yaml
+from algos.config.recipes import find_recipe
+from algos.errors import ConfigError, die
+from llm_gym.arguments import as_number, nearest, read_value
 
-ENV_PREFIX = "LLM_GYM_"
 RENAMED = {
     "eval.also": "eval.extra",
     "grpo.credit": "grpo.advantage_level (episode or same_prompt)",
@@ -29,31 +32,54 @@ RENAMED = {
     "spiral.past_share": "spiral.opponent_pool_share",
     "spiral.past_size": "spiral.opponent_pool_size",
 }
-"""Settings under their earlier names: the error says what they are called today."""
+"""Settings under their earlier names: the error gives the current name."""
+REFUSED = {
+    "model.lora_dropout": "the policy that is trained must be the one that sampled, without dropout",
+    "rollout.top_k": "training samples from the whole distribution, top_k off",
+    "rollout.top_p": "training samples from the whole distribution, top_p 1",
+}
+"""Settings with one legal value: the error gives the reason why they cannot be set."""
 
 
 C = TypeVar("C", bound=BaseModel)
 
 
-def load(schema: type[C], argv: list[str]) -> tuple[C, dict[str, str], dict[str, bool]]:
+def check_arguments(schema: type[C], argv: list[str] | None = None) -> None:
+    """Ends the program with one line and status 2 where a setting is wrong, and after ``--help``; else does nothing.
+
+    A script calls it before it imports torch, so that the answer comes at once.
+    """
+    try:
+        load(schema, sys.argv[1:] if argv is None else argv, profiles.Machine())  # finding the machine takes torch
+    except ConfigError as error:
+        die(error)
+
+
+def load(
+    schema: type[C], argv: list[str], machine: profiles.Machine | None = None
+) -> tuple[C, dict[str, str], dict[str, bool]]:
     """Reads ``--config FILE``, ``LLM_GYM_<SECTION>__<KEY>`` variables and ``--section.key value`` from ``argv``.
 
     ``--profile NAME``, or ``profile: NAME`` in a file, puts a hardware profile's settings under all of them.
 
+    Args:
+        machine: The machine that a profile is fitted to; None: this one.
+
     Returns:
-        The settings; where each one that is not a default came from; and the flags ``resume`` and ``overwrite``.
+        The settings; the source of each one that is not a default; and the flags ``resume`` and ``overwrite``.
 
     Raises:
         ConfigError: Anything is unknown, of the wrong type, or impossible together.
     """
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
-    files, overrides, flags = _split(argv)
-    documents = [(str(file), read_yaml(file)) for file in files]
+    given = ScriptParser(schema).read(argv)
+    documents = [(name, read_yaml(find_recipe(name))) for key, name in given.settings if key == "config"]
     named = [document.pop("profile") for _, document in documents if "profile" in document]
-    named += [text for key, text in overrides if key == "profile"]
-    if named:
-        _put_profile(schema, values, sources, str(named[-1]))
+    named += [text for key, text in given.settings if key == "profile"]
+    for key, value, source in profiles.settings(str(named[-1]), machine) if named else ():
+        if key.partition(".")[0] in schema.model_fields:
+            _put(schema, values, sources, key, value, source)
     for file, document in documents:
         for key, value in _flatten(document):
             _put(schema, values, sources, key, value, file)
@@ -61,59 +87,23 @@ def load(schema: type[C], argv: list[str]) -> tuple[C, dict[str, str], dict[str,
         if name.startswith(ENV_PREFIX) and "__" in name:
             key = name[len(ENV_PREFIX) :].lower().replace("__", ".")
             _put(schema, values, sources, key, text, f"environment variable {name}", is_text=True)
-    for key, text in overrides:
-        if key == "profile":
-            continue
-        if key == "model":
-            key = "model.path"
-        _put(schema, values, sources, key, text, "command line", is_text=True)
+    for key, text in given.settings:
+        if key not in ("config", "profile"):
+            _put(schema, values, sources, "model.path" if key == "model" else key, text, "command line", is_text=True)
     try:
-        return schema.model_validate(values), sources, flags
+        return schema.model_validate(values), sources, {"resume": given.resume, "overwrite": given.overwrite}
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "config"
-        given = "" if isinstance(first["input"], BaseModel | dict) else f" (got {first['input']!r})"
-        raise ConfigError(f"{where}: {first['msg'].removeprefix('Value error, ')}{given}") from None
-
-
-def _split(argv: list[str]) -> tuple[list[Path], list[tuple[str, str]], dict[str, bool]]:
-    files: list[Path] = []
-    overrides: list[tuple[str, str]] = []
-    flags = {"resume": False, "overwrite": False}
-    rest = list(argv)
-    while rest:
-        word = rest.pop(0)
-        name, equals, value = word[2:].partition("=")
-        if not word.startswith("--") or not name:
-            raise ConfigError(f"unexpected argument {word!r}: settings are written --section.key value")
-        if name in flags and not equals:
-            flags[name] = True
-            continue
-        if not equals:
-            if not rest:
-                raise ConfigError(f"--{name} needs a value")
-            value = rest.pop(0)
-        if name == "config":
-            files.append(Path(value))
-        else:
-            overrides.append((name, value))
-    return files, overrides, flags
-
-
-def _put_profile(schema: type[BaseModel], values: dict[str, Any], sources: dict[str, str], name: str) -> None:
-    """Sets what the profile says of sections that this trainer has."""
-    from algos.config.profiles import settings
-
-    for key, value, source in settings(name):
-        if key.partition(".")[0] in schema.model_fields:
-            _put(schema, values, sources, key, value, source)
+        found = "" if isinstance(first["input"], BaseModel | dict) else f" (got {first['input']!r})"
+        raise ConfigError(f"{where}: {first['msg'].removeprefix('Value error, ')}{found}") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The sections of a file of settings.
 
     Raises:
-        ConfigError: It is not there, is no YAML, or holds something else.
+        ConfigError: There is no such file, it is not YAML, or it does not hold sections.
     """
     try:
         data = yaml.safe_load(path.read_text())
@@ -134,13 +124,6 @@ def _flatten(data: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return flat
 
 
-def _scalar(text: str) -> Any:
-    try:
-        return yaml.safe_load(text) if text else text
-    except yaml.YAMLError:
-        return text
-
-
 def _put(
     schema: type[BaseModel],
     values: dict[str, Any],
@@ -154,17 +137,19 @@ def _put(
     section, _, name = key.partition(".")
     known = schema.model_fields
     if section not in known:
-        raise ConfigError(f"{source}: unknown section {section!r} in {key!r}{_nearest(section, known)}")
+        raise ConfigError(f"{source}: unknown section {section!r} in {key!r}{nearest(section, known)}")
     part = known[section].annotation
     if not name or not (isinstance(part, type) and issubclass(part, BaseModel)):
         raise ConfigError(f"{source}: {key!r} is not of the form section.key")
     if key in RENAMED:
         raise ConfigError(f"{source}: {key!r} is called {RENAMED[key]} now")
+    if key in REFUSED:
+        raise ConfigError(f"{source}: {key} cannot be set: {REFUSED[key]}")
     if name not in part.model_fields and part.model_config.get("extra") != "allow":
-        raise ConfigError(f"{source}: unknown setting {key!r}{_nearest(name, part.model_fields, section + '.')}")
+        raise ConfigError(f"{source}: unknown setting {key!r}{nearest(name, part.model_fields, section + '.')}")
     field = part.model_fields.get(name)
     if field is None or field.annotation not in (str, Path):  # a name such as "007" or "a: b" is no number, no mapping
-        value = _number(_scalar(value) if is_text else value)
+        value = read_value(value) if is_text else as_number(value)
     # YAML spells nothing `null`; people write None, which would otherwise be the string "None".
     values.setdefault(section, {})[name] = None if value == "None" else value
     sources[key] = source
@@ -172,27 +157,11 @@ def _put(
         changes.pop(name, None)  # who changes the environment later than `eval.env` means evaluation too
 
 
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads 1e-6 as a string; it is a number here."""
-    if isinstance(value, str) and value[:1] in "-+.0123456789":
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _nearest(name: str, known: Any, prefix: str = "") -> str:
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {prefix}{close[0]}?" if close else f"; known are {', '.join(prefix + k for k in known)}"
-
-
 def dump(config: BaseModel, sources: dict[str, str]) -> str:
-    """The resolved settings as YAML that loads again, each line with where it came from."""
+    """The resolved settings as YAML that loads again, each line with its source."""
     lines = []
     for section, settings in config.model_dump(mode="json").items():
         lines.append(f"{section}:")
         for key, value in settings.items():
-            text = yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n...\n").strip()
-            lines.append(f"  {key}: {text}  # {sources.get(f'{section}.{key}', 'default')}")
+            lines.append(f"  {key}: {as_yaml(value)}  # {sources.get(f'{section}.{key}', 'default')}")
     return "\n".join(lines) + "\n"

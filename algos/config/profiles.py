@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from algos.config.recipes import configs_folder
 from algos.errors import ConfigError
 
 SUPERCLOUD = ("supercloud", "gridsan")
@@ -26,7 +27,7 @@ def supercloud() -> bool:
     return any(mark in place.lower() for mark in SUPERCLOUD for place in places)
 
 
-FOLDER = Path(__file__).parents[2] / "configs" / "profiles"
+FOLDER = configs_folder() / "profiles"
 SIZED_FOR_GIB = {"v100": 32, "a100": 80, "h100": 80, "h200": 141}
 """The memory that each profile's `optim.micro_batch` is meant for."""
 NAMES = ("auto", "cpu", *SIZED_FOR_GIB)
@@ -111,10 +112,7 @@ def settings(name: str, machine: Machine | None = None) -> list[tuple[str, Any, 
     if name == "auto":
         name, reason = choose(machine)
         source = f"profile {name} ({reason})"
-    try:
-        sections = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"--profile {name}: {FOLDER} is missing; profiles come with a checkout") from None
+    sections = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
     flat = [(f"{section}.{key}", value, source) for section, part in sections.items() for key, value in part.items()]
     missing = "flash_attention_2" if importlib.util.find_spec("flash_attn") is None else ""
     return [_fitted(name, machine, *setting) for setting in flat if setting[1] != missing]

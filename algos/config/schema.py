@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
@@ -13,15 +13,15 @@ class Section(BaseModel):
 
 
 class RunSection(Section):
-    name: str = Field("run", description="Names the run in trackers and in its report.")
-    dir: Path = Field(Path("runs/run"), description="The run's folder.")
-    seed: int = Field(0, ge=0, description="Fixes every random choice of the run.")
+    name: str = Field("run", description="Name of the run in trackers and in its report.")
+    dir: Path = Field(Path("runs/run"), description="Folder of the run.")
+    seed: int = Field(0, ge=0, description="Seed of every random choice of the run.")
     max_steps: int = Field(100, ge=0, description="Number of collect-and-update steps.")
-    save_every: int = Field(25, ge=1, description="A checkpoint after every so many steps, and at the end.")
-    keep: int = Field(2, ge=1, description="Newest checkpoints kept.")
+    save_every: int = Field(25, ge=1, description="Steps between checkpoints; there is one at the end too.")
+    keep: int = Field(2, ge=1, description="Number of newest checkpoints to keep.")
     trackers: list[Literal["tensorboard", "wandb"]] = Field(
         ["tensorboard"],
-        description="Where metrics go besides metrics.jsonl. wandb is offline unless WANDB_API_KEY is set.",
+        description="Trackers besides metrics.jsonl. wandb is offline unless WANDB_API_KEY is set.",
     )
 
 
@@ -30,35 +30,29 @@ class ModelSection(Section):
         "tiny", description="A Hugging Face folder or id, or `tiny`: the embedded model, warm-started by SFT."
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="Arithmetic, and what a frozen base is kept in; weights that are trained stay float32."
+        "float32", description="Data type of the computation and of a frozen base; trained weights stay float32."
     )
-    lora_rank: int = Field(0, ge=0, description="Rank of the LoRA adapters that are trained; 0: all weights are.")
-    lora_alpha: int = Field(32, ge=1, description="What adapters add is scaled by lora_alpha / lora_rank.")
+    lora_rank: int = Field(0, ge=0, description="Rank of the LoRA adapters that are trained; 0: train all weights.")
+    lora_alpha: int = Field(32, ge=1, description="The output of the adapters is scaled by lora_alpha / lora_rank.")
     lora_targets: str | list[str] = Field(
-        "all-linear", description="Layers that get adapters: all-linear (all but the output), or a list of names."
+        "all-linear", description="Layers with adapters: all-linear (all but the output layer), or a list of names."
     )
-    lora_dropout: float = Field(0.0, description="Only 0: dropout makes the policy trained another than that sampled.")
-    quantize: Literal["nf4"] | None = Field(None, description="nf4: a frozen base in 4 bits (QLoRA); needs lora_rank.")
+    quantize: Literal["nf4"] | None = Field(
+        None, description="nf4: keep the frozen base in 4 bits (QLoRA); needs lora_rank."
+    )
     gradient_checkpointing: bool = Field(
-        False, description="Activations are computed again instead of kept: less memory, about a third more time."
+        False, description="Recompute activations in the backward pass: less memory, about a third more time."
     )
     attention: Literal["sdpa", "eager", "flash_attention_2"] | None = Field(
-        None, description="How attention is computed; null: as the model and its library choose."
+        None, description="Attention implementation; null: the default of the model."
     )
-
-    @field_validator("lora_dropout")
-    @classmethod
-    def _no_dropout(cls, value: float) -> float:
-        if value != 0.0:
-            raise ValueError("the policy that is trained must be the one that sampled: leave lora_dropout at 0")
-        return value
 
 
 class EnvSection(BaseModel):
-    """``id`` and, beside it, any setting of that environment (opponent, seat, ...)."""
+    """``id``, and any setting of that environment (opponent, seat, ...)."""
 
     model_config = ConfigDict(extra="allow")
-    id: str = Field("llmgym/TicTacToe-v0", description="A registered Gymnasium id.")
+    id: str = Field("llmgym/TicTacToe-v0", description="A registered Gymnasium id; `llm-gym envs` lists those here.")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -66,53 +60,45 @@ class EnvSection(BaseModel):
 
 
 class RolloutSection(Section):
-    episodes: int = Field(256, ge=1, description="Episodes a step, over all processes.")
+    episodes: int = Field(256, ge=1, description="Episodes per step, over all processes.")
     context: Literal["turn", "episode"] = Field(
         "turn",
-        description="turn: each reply answers the rules and the situation now. episode: one growing conversation.",
+        description="turn: each prompt is the rules and the current situation. episode: one growing conversation.",
     )
-    temperature: float = Field(1.0, gt=0, description="Sampling temperature; training needs the full support.")
-    top_p: float = Field(1.0, description="Only 1: cutting the distribution breaks the importance ratio.")
-    top_k: int = Field(0, description="Only 0 (off), for the same reason.")
-    max_new_tokens: int = Field(16, ge=1, description="A reply is cut after so many tokens.")
-    max_turns: int = Field(64, ge=1, description="An episode is truncated after so many replies.")
-    max_prompt_tokens: int = Field(1024, ge=1, description="An episode is truncated where its prompt would be longer.")
-    thinking: bool = Field(False, description="`enable_thinking` of the chat template.")
-
-    @field_validator("top_p")
-    @classmethod
-    def _full_nucleus(cls, value: float) -> float:
-        if value != 1.0:
-            raise ValueError("training samples from the whole distribution: leave top_p at 1.0")
-        return value
-
-    @field_validator("top_k")
-    @classmethod
-    def _full_vocabulary(cls, value: int) -> int:
-        if value != 0:
-            raise ValueError("training samples from the whole distribution: leave top_k at 0")
-        return value
+    temperature: float = Field(
+        1.0, gt=0, description="Sampling temperature. Training samples from the whole distribution: no top-p, no top-k."
+    )
+    max_new_tokens: int = Field(16, ge=1, description="Maximum tokens per reply.")
+    max_turns: int = Field(64, ge=1, description="Maximum replies per episode; a longer episode is truncated.")
+    max_prompt_tokens: int = Field(
+        1024, ge=1, description="Maximum tokens per prompt; an episode that needs a longer one is truncated."
+    )
+    thinking: bool = Field(False, description="Value of `enable_thinking` for the chat template.")
 
 
 class OptimSection(Section):
     name: Literal["adamw", "muon"] = Field(
         "adamw",
-        description="muon: the momentum of the layers' matrices is made orthogonal (2502.16982); AdamW for the rest.",
+        description="muon: orthogonalized momentum for the layers' matrices (arXiv 2502.16982), AdamW for the rest.",
     )
     lr: float = Field(1e-6, gt=0, description="Peak learning rate.")
-    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="From the peak to `final_lr`.")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="Schedule of the learning rate from lr to final_lr, after the warm-up."
+    )
     final_lr: float = Field(0.0, ge=0, description="Learning rate at the last step of a linear or cosine schedule.")
-    warmup_steps: int = Field(0, ge=0, description="Steps of linear warm-up.")
-    weight_decay: float = Field(0.0, ge=0, description="Decoupled decay.")
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
+    warmup_steps: int = Field(0, ge=0, description="Steps of linear warm-up from 0 to lr.")
+    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay (AdamW).")
+    max_grad_norm: float = Field(
+        1.0, gt=0, description="Maximum norm of the gradient; a larger gradient is scaled down to it."
+    )
     ema_decay: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Evaluate and export a running mean of the weights with this decay a step; 0: the weights.",
+        description="Decay per step of the averaged weights (EMA) used for evaluation and export; 0: no averaging.",
     )
     micro_batch: int = Field(
-        256, ge=1, description="Rows in memory at a time, on each process. It never changes the gradient."
+        256, ge=1, description="Rows in memory at a time on each process. It does not change the gradient."
     )
 
 
@@ -142,24 +128,32 @@ class PolicyUpdateSection(Section):
     epochs: int = Field(1, ge=1, description="Passes over each step's episodes.")
     minibatches: int = Field(1, ge=1, description="Optimizer steps per epoch.")
 
+    @model_validator(mode="after")
+    def _final_kl_coef(self) -> PolicyUpdateSection:
+        if self.final_kl_coef and not self.kl_coef:
+            raise ValueError("final_kl_coef is the value at which kl_coef ends, and kl_coef is 0: set kl_coef too")
+        return self
+
 
 class ExtraEvaluation(BaseModel):
-    """A further evaluation. What is null is as in the main evaluation or in ``rollout``; ``id: null`` is ``env``.
+    """An additional evaluation. A setting that is null has the value of the main evaluation or of ``rollout``.
 
-    Beside these, any setting of the environment.
+    Any setting of the environment can be given too.
     """
 
     model_config = ConfigDict(extra="allow")
-    name: str = Field(description="Metrics are called name/success_rate and so on.")
-    id: str | None = Field(None, description="A registered Gymnasium id; null: that of `env`, with its settings.")
-    episodes: int | Literal["all"] = Field(100, description="Starts; all: each task of a data set once.")
-    samples: int = Field(1, ge=1, description="Episodes from each start; several give pass@k.")
-    temperature: float | None = Field(None, ge=0, description="Of sampling; 0: greedy.")
-    max_new_tokens: int | None = Field(None, ge=1, description="A reply is cut after so many tokens.")
-    every: int | None = Field(None, ge=0, description="During training after every so many steps; 0: never.")
-    before: bool = Field(True, description="Whether it is done before training.")
-    after: bool = Field(True, description="Whether it is done after training.")
-    details: Path | None = Field(None, description="Folder for one JSON line an episode; null: in the run's folder.")
+    name: str = Field(description="Prefix of the metrics: name/success_rate and so on.")
+    id: str | None = Field(None, description="A registered Gymnasium id; null: the one of `env`, with its settings.")
+    episodes: int | Literal["all"] = Field(100, description="Number of starts; all: each task of a data set once.")
+    samples: int = Field(1, ge=1, description="Episodes per start; several give pass@k.")
+    temperature: float | None = Field(None, ge=0, description="Sampling temperature; 0: greedy.")
+    max_new_tokens: int | None = Field(None, ge=1, description="Maximum tokens per reply.")
+    every: int | None = Field(None, ge=0, description="Steps between evaluations during training; 0: none.")
+    before: bool = Field(True, description="Evaluate before training.")
+    after: bool = Field(True, description="Evaluate after training.")
+    details: Path | None = Field(
+        None, description="Folder for the episodes, one JSON line each; null: in the run's folder."
+    )
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -168,38 +162,43 @@ class ExtraEvaluation(BaseModel):
 
 class EngineSection(Section):
     kind: Literal["hf", "vllm_server", "vllm_colocate"] = Field(
-        "hf", description="What samples replies: the trained model itself, a vLLM server, or vLLM on the same device."
+        "hf",
+        description="What samples the replies: the trained model itself, a vLLM server, or vLLM on the same device.",
     )
-    url: str = Field("http://127.0.0.1:8000", description="vllm_server: where it answers.")
-    start: bool = Field(False, description="vllm_server: start one at `url`, and end it with the run.")
-    gpus: str | None = Field(None, description="CUDA_VISIBLE_DEVICES of a started server; null: the trainer's.")
-    args: list[str] = Field([], description="More arguments of a started server, such as --tensor-parallel-size.")
-    start_s: float = Field(1800.0, gt=0, description="A started server must answer after so many seconds.")
+    url: str = Field("http://127.0.0.1:8000", description="vllm_server: address of the server.")
+    start: bool = Field(False, description="vllm_server: start a server at `url`, and stop it with the run.")
+    gpus: str | None = Field(None, description="CUDA_VISIBLE_DEVICES of a started server; null: as in the trainer.")
+    args: list[str] = Field([], description="Additional arguments of a started server, such as --tensor-parallel-size.")
+    start_s: float = Field(1800.0, gt=0, description="Seconds until a started server must answer.")
     weights: Path | None = Field(
-        None, description="Folder that trainer and server both see; weights pass through it. null: one in run.dir."
+        None, description="Folder through which weights reach the server; both must see it. null: a folder in run.dir."
     )
-    concurrency: int = Field(64, ge=1, description="vllm_server: requests in flight at a time, from each process.")
-    request_s: float = Field(600.0, gt=0, description="vllm_server: a request is repeated after so many seconds.")
-    retry_s: float = Field(300.0, ge=0, description="vllm_server: give up after failing for so many seconds.")
-    gpu_memory: float = Field(0.3, gt=0, le=1, description="vllm_colocate: vLLM's share of the device's memory.")
+    concurrency: int = Field(64, ge=1, description="vllm_server: simultaneous requests per process.")
+    request_s: float = Field(600.0, gt=0, description="vllm_server: seconds after which a request is repeated.")
+    retry_s: float = Field(300.0, ge=0, description="vllm_server: seconds of failures after which the run stops.")
+    gpu_memory: float = Field(0.3, gt=0, le=1, description="vllm_colocate: share of the device's memory for vLLM.")
     tolerance: float = Field(
-        0.05, gt=0, description="Mean difference allowed between vLLM's and the trainer's log-probabilities at a sync."
+        0.05, gt=0, description="Maximum mean difference between the log-probabilities of vLLM and of the trainer."
     )
 
 
 class EvalSection(Section):
-    episodes: int = Field(400, ge=0, description="Games before and after training, on fixed seeds; 0: none.")
-    every: int = Field(0, ge=0, description="Evaluate during training after every so many steps; 0: never.")
-    temperature: float = Field(1.0, ge=0, description="1.0: the policy as trained; 0: greedy.")
-    env: dict[str, Any] = Field({}, description="Environment settings that differ in evaluation, such as opponent.")
+    episodes: int = Field(
+        400, ge=0, description="Episodes of an evaluation, on fixed seeds, before and after training; 0: no evaluation."
+    )
+    every: int = Field(0, ge=0, description="Steps between evaluations during training; 0: none.")
+    temperature: float = Field(1.0, ge=0, description="Sampling temperature. 1.0: the policy as trained; 0: greedy.")
+    env: dict[str, Any] = Field(
+        {}, description="Settings of the environment that differ in evaluation, such as opponent."
+    )
     extra: list[ExtraEvaluation] = Field([], description="Additional evaluations, on other environments too.")
     exact: bool | Literal["auto"] = Field(
-        "auto", description="Compute values and NashConv on the whole game tree; auto: where that takes about a second."
+        "auto", description="Compute exact values and NashConv on the game tree; auto: if that takes about a second."
     )
 
 
 class Config(Section):
-    """What every trainer has; an algorithm adds its own section."""
+    """The sections that every trainer has; an algorithm adds its own."""
 
     run: RunSection = RunSection()
     model: ModelSection = ModelSection()
@@ -209,60 +208,75 @@ class Config(Section):
     eval: EvalSection = EvalSection()
 
 
+class PlayRollout(RolloutSection):
+    max_new_tokens: int = Field(512, ge=1, description="Maximum tokens per reply.")
+    max_prompt_tokens: int = Field(
+        4096, ge=1, description="Maximum tokens per prompt; an episode that needs a longer one is truncated."
+    )
+
+
+class PlayConfig(Config):
+    """Settings of players that are not trained, on any game: with room for long replies."""
+
+    rollout: PlayRollout = PlayRollout()
+
+
 class StageEnv(EnvSection):
-    """``id`` and ``weight``, and beside them any setting of that environment (opponent, seat, ...)."""
+    """``id`` and ``weight``, and any setting of that environment (opponent, seat, ...)."""
 
     id: str = Field(description="A registered Gymnasium id.")
-    weight: float = Field(1.0, gt=0, allow_inf_nan=False, description="How often it is drawn, relative to the others.")
+    weight: float = Field(1.0, gt=0, allow_inf_nan=False, description="Relative frequency with which it is drawn.")
 
 
 class Stage(Section):
-    name: str = Field(description="Names the stage in messages.")
-    envs: list[StageEnv] = Field(min_length=1, description="What is played in this stage.")
+    name: str = Field(description="Name of the stage in messages.")
+    envs: list[StageEnv] = Field(min_length=1, description="Environments of this stage.")
     threshold: float | None = Field(
-        None, gt=0, le=1, description="The success rate that leads on; may be left out in the last stage."
+        None, gt=0, le=1, description="Success rate at which the next stage begins; optional in the last stage."
     )
-    window: int = Field(200, ge=1, description="Episodes, the newest of the stage, that the rate is taken over.")
-    min_episodes: int = Field(0, ge=0, description="The stage lasts at least so many episodes.")
+    window: int = Field(
+        200, ge=1, description="Number of newest episodes of the stage over which the rate is computed."
+    )
+    min_episodes: int = Field(0, ge=0, description="Minimum episodes of the stage.")
 
 
 class CurriculumSection(Section):
-    stages: list[Stage] = Field([], description="In order; none: `env` alone, all along.")
+    stages: list[Stage] = Field([], description="Stages in order; none: `env` for the whole run.")
 
     @model_validator(mode="after")
     def _leads_on(self) -> CurriculumSection:
         for stage in self.stages[:-1]:
             if stage.threshold is None:
-                raise ValueError(f"stage {stage.name!r} is not the last: it needs a threshold in (0, 1] to lead on")
+                raise ValueError(f"stage {stage.name!r} is not the last: it needs a threshold in (0, 1]")
         return self
 
 
 class ReplaySection(Section):
-    share: float = Field(0.0, ge=0, lt=1, description="Share of the starts drawn from the buffer; 0: no replay.")
-    size: int = Field(1000, ge=1, description="Failed tasks kept: the newest.")
+    share: float = Field(
+        0.0, ge=0, lt=1, description="Share of the starts that is drawn from the buffer of failed tasks; 0: no replay."
+    )
+    size: int = Field(1000, ge=1, description="Maximum tasks in the buffer; the newest are kept.")
     low_score: float = Field(
-        0.5, ge=0, lt=1, description="A task enters the buffer if its episodes' mean score is at most this."
+        0.5, ge=0, lt=1, description="A task enters the buffer if the mean score of its episodes is at most this."
     )
 
 
 class SftSection(Section):
     player: str = Field(
-        "random", description="The scripted player whose replies are learned; a weak one teaches format only."
+        "random", description="Scripted player whose replies are learned; a weak one teaches the format only."
     )
-    episodes: int = Field(2000, ge=1, description="Games demonstrated.")
+    episodes: int = Field(2000, ge=1, description="Number of demonstrated episodes.")
     steps: int = Field(300, ge=1, description="Optimizer steps.")
-    batch: int = Field(256, ge=1, description="Replies a step.")
-    micro_batch: int = Field(256, ge=1, description="Replies in memory at a time. It never changes the gradient.")
-    lr: float = Field(2e-3, gt=0, description="Peak learning rate; linear to 0 after a short warm-up.")
+    batch: int = Field(256, ge=1, description="Rows per optimizer step.")
+    micro_batch: int = Field(256, ge=1, description="Rows in memory at a time. It does not change the gradient.")
+    lr: float = Field(2e-3, gt=0, description="Peak learning rate; it falls linearly to 0 after a short warm-up.")
     completion_only_loss: bool = Field(
-        True,
-        description="Learn the replies only (as in TRL); `false`: what the game says too, which teaches it where each "
-        "word of a board stands.",
+        True, description="Learn the replies only (as in TRL); false: learn the observations too."
     )
 
 
 class TrainConfig(Config):
-    """What the three trainers have in common; each adds its own section."""
+    """The sections that GRPO, PPO and SPIRAL share; each adds its own."""
 
     optim: OptimSection = OptimSection()
     curriculum: CurriculumSection = CurriculumSection()

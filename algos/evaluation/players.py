@@ -6,9 +6,8 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from pydantic import Field
 
-from algos.config.schema import Config, RolloutSection, SftSection
+from algos.config.schema import Config, SftSection
 from algos.engines.hf import HFEngine
 from algos.errors import ConfigError
 from algos.model.chat import Chat
@@ -17,17 +16,6 @@ from algos.rollout.playing import ModelPlayer, Player
 from algos.run_folder import checkpoints as checkpoint
 from algos.warm_start.embedded import tiny_model
 from llm_gym.opponents import PLAYERS
-
-
-class PlayRollout(RolloutSection):
-    max_new_tokens: int = Field(512, ge=1, description="A reply is cut after so many tokens.")
-    max_prompt_tokens: int = Field(4096, ge=1, description="An episode is truncated where its prompt would be longer.")
-
-
-class PlayConfig(Config):
-    """Settings of players that are not trained: any model on any game, so there is room for long replies."""
-
-    rollout: PlayRollout = PlayRollout()
 
 
 def is_model(name: str) -> bool:

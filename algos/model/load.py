@@ -124,7 +124,6 @@ def _with_adapters(model: Any, settings: ModelSection) -> Any:
         task_type="CAUSAL_LM",
         r=settings.lora_rank,
         lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
         target_modules=settings.lora_targets,
     )
     state = torch.get_rng_state()

@@ -11,6 +11,7 @@ import llm_gym
 from algos.config.schema import EnvSection
 from algos.data.tasks import EnvKey
 from algos.errors import ConfigError
+from llm_gym.arguments import explain
 from llm_gym.sandbox import SandboxUnavailable
 
 
@@ -25,7 +26,7 @@ def make_env(env: EnvSection | EnvKey) -> gymnasium.Env[str, str]:
         made: gymnasium.Env[str, str] = gymnasium.make(env.id, **settings)
         observation: object = made.reset(seed=0)[0]
     except (gymnasium.error.Error, TypeError, ValueError, ImportError, SandboxUnavailable) as error:
-        raise ConfigError(f"env: {error}") from None
+        raise ConfigError(f"env: {explain(error, env.id)}") from None
     if not isinstance(observation, str):
         raise ConfigError(f"env.id: {env.id} shows {type(observation).__name__}, not text (str)")
     return made

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from algos.commands.eval import arguments
+from algos.commands.eval import config_of
+from algos.config.schema import PlayConfig
 from llm_gym import cli
 
 
@@ -39,10 +40,13 @@ def test_settings_reach_the_environment(tmp_path: Path) -> None:
 
 
 def test_there_is_room_for_long_replies_and_settings_are_those_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert arguments(["--policy", "random"])[1].rollout.max_new_tokens == 512
+    def config(*words: str) -> PlayConfig:
+        return config_of(cli.read(["eval", "--policy", "random", *words]), None)
+
+    assert config().rollout.max_new_tokens == 512
     monkeypatch.setenv("LLM_GYM_ROLLOUT__MAX_NEW_TOKENS", "99")
-    assert arguments(["--policy", "random"])[1].rollout.max_new_tokens == 99
-    assert arguments(["--policy", "random", "--rollout.max_new_tokens", "7"])[1].rollout.max_new_tokens == 7
+    assert config().rollout.max_new_tokens == 99
+    assert config("--rollout.max_new_tokens", "7").rollout.max_new_tokens == 7
 
 
 def test_every_task_of_a_data_set(tmp_path: Path) -> None:
@@ -85,7 +89,7 @@ def test_a_run_is_compared_with_a_scripted_player_and_keeps_a_line(tiny_folder: 
         ("--policy random --episodes all", "no list of tasks"),
         ("--policy random --episodes -3", "whole number"),
         ("--policy random --env.foo 3", "foo"),
-        ("--policy random --foo 3", "unknown section 'foo'"),
+        ("--policy random --foo 3", "unknown option --foo; known are"),
         ("--policy minimax --exact", "--exact knows"),
         ("--policy random --env llmgym/PasswordGame-v0 --exact", "of games for two"),
         ("", "required"),

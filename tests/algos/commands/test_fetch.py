@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from algos.cluster import offline
-from algos.commands import fetch
+from algos.cluster import fetch, offline
 from llm_gym import cli
 from llm_gym.games.mbpp.dataset import read_tasks
 

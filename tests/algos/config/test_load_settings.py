@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from algos import grpo
-from algos.config.load import dump, load
+from algos import grpo, ppo, spiral
+from algos.config.load import REFUSED, RENAMED, dump, load
 from algos.errors import ConfigError
 from algos.grpo import GrpoConfig
 
@@ -97,6 +97,54 @@ def test_flags_take_no_value_and_model_is_short_for_its_path() -> None:
     assert (config.model.path, flags) == ("./folder", {"resume": True, "overwrite": True})
 
 
+SCHEMAS = {"ppo": ppo.PpoConfig, "spiral": spiral.SpiralConfig}
+WAYS = ["YAML", "variable", "command line"]
+
+
+def refusal(key: str, way: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What is said where ``key`` is set, even to its default, in one of three ways."""
+    section, _, name = key.partition(".")
+    argv: list[str] = []
+    if way == "YAML":
+        argv = ["--config", write(f"{section}: {{{name}: 0}}")]
+    elif way == "variable":
+        monkeypatch.setenv(f"LLM_GYM_{section}__{name}".upper(), "0")
+    else:
+        argv = [f"--{key}", "0"]
+    with pytest.raises(ConfigError) as refused:
+        load(SCHEMAS.get(section, GrpoConfig), argv)
+    source = {"YAML": "settings.yaml", "variable": f"environment variable LLM_GYM_{section}__{name}".upper()}
+    assert str(refused.value).upper().startswith(source.get(way, way).upper() + ": ")
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("key", RENAMED)
+def test_a_setting_under_its_earlier_name_is_told_the_current_one(
+    key: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert refusal(key, way, monkeypatch).endswith(f": {key!r} is called {RENAMED[key]} now")
+    section, _, name = RENAMED[key].partition(" ")[0].partition(".")
+    part = SCHEMAS.get(section, GrpoConfig).model_fields[section].annotation
+    assert name in part.model_fields  # the name that is told exists
+    assert key.partition(".")[2] not in part.model_fields
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("key", REFUSED)
+def test_a_setting_with_one_legal_value_is_refused_with_the_reason(
+    key: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert refusal(key, way, monkeypatch).endswith(f": {key} cannot be set: {REFUSED[key]}")
+
+
+def test_a_recipe_is_found_by_its_name_wherever_one_works() -> None:
+    config, sources, _ = load(GrpoConfig, ["--config", "grpo_tictactoe_tiny", "--run.seed", "3"])
+    assert (config.run.name, sources["run.name"]) == ("grpo_tictactoe_tiny", "grpo_tictactoe_tiny")
+    Path("grpo_tictactoe_tiny").write_text("run: {name: mine}")  # a file of that name is meant before the recipe
+    assert load(GrpoConfig, ["--config", "grpo_tictactoe_tiny"])[0].run.name == "mine"
+
+
 WRONG = {
     "unknown setting": (["--run.max_stepz", "3"], ["command line", "run.max_stepz", "did you mean run.max_steps"]),
     "unknown section": (["--runn.seed", "3"], ["runn", "did you mean run"]),
@@ -105,6 +153,8 @@ WRONG = {
     "YAML that is none": (["--config", "torn.yaml"], ["torn.yaml"]),
     "YAML that is a list": (["--config", "list.yaml"], ["list.yaml", "list"]),
     "no such file": (["--config", "missing.yaml"], ["missing.yaml", "no such file"]),
+    "no such recipe": (["--config", "grpo_tictactoe"], ["grpo_tictactoe", "did you mean grpo_tictactoe_tiny?"]),
+    "unknown option": (["--overwrit"], ["unknown option --overwrit", "did you mean --overwrite?"]),
     "wrong type": (["--run.max_steps", "many"], ["run.max_steps", "integer", "many"]),
     "half a step": (["--run.max_steps", "1.5"], ["run.max_steps", "integer", "1.5"]),
     "not a number": (["--optim.lr", "nan"], ["optim.lr"]),
@@ -113,8 +163,8 @@ WRONG = {
     "null where there is none": (["--run.seed", "None"], ["run.seed", "None"]),
     "no value": (["--run.seed"], ["run.seed", "needs a value"]),
     "stray word": (["run.seed", "3"], ["run.seed", "--section.key value"]),
-    "top_p": (["--rollout.top_p", "0.9"], ["rollout.top_p", "whole distribution", "0.9"]),
-    "top_k": (["--rollout.top_k", "50"], ["rollout.top_k", "whole distribution", "50"]),
+    "top_p": (["--rollout.top_p", "0.9"], ["command line", "rollout.top_p cannot be set", "whole distribution"]),
+    "top_k": (["--rollout.top_k", "50"], ["command line", "rollout.top_k cannot be set", "whole distribution"]),
     "groups do not divide": (["--rollout.episodes", "30"], ["rollout.episodes 30", "grpo.group_size 8"]),
     "minibatches do not divide": (["--grpo.minibatches", "5"], ["32 groups", "grpo.minibatches"]),
     "unknown environment": (["--env.id", "llmgym/TicTacTow-v0"], ["env", "TicTacTow"]),

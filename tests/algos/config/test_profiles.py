@@ -13,7 +13,7 @@ import yaml
 from transformers import Qwen2Config, Qwen3Config, Qwen3ForCausalLM
 
 from algos.cluster import memory, offline
-from algos.commands import doctor
+from algos.cluster.diagnosis import diagnose
 from algos.config import profiles
 from algos.config.load import dump, load
 from algos.config.profiles import Gpu, Machine
@@ -214,7 +214,7 @@ def test_the_doctor_says_what_was_found_what_follows_and_what_fits(
 ) -> None:
     qwen("Qwen3-4B").save_pretrained(tmp_path / "model")
     monkeypatch.setattr(profiles, "detect", lambda: Machine((V100, V100), 16, 120.0, ("SLURM job 7 on 2 node(s)",)))
-    doctor.main(["--model", str(tmp_path / "model")])
+    cli.main(["doctor", "--model", str(tmp_path / "model")])
     said = capsys.readouterr().out
     for words in (
         "2 x Tesla V100-SXM2-32GB, 32 GiB, no bf16; 16 cores, 120 GiB of memory; SLURM job 7 on 2 node(s)",
@@ -225,9 +225,18 @@ def test_the_doctor_says_what_was_found_what_follows_and_what_fits(
         "does not fit in 32 GiB",
     ):
         assert words in said
-    adapters = ["--model.lora_rank", "16", "--model.quantize", "nf4", "--rollout.episodes", "16"]
-    doctor.main(["--model", str(tmp_path / "model"), *adapters])
-    assert "fits in 32 GiB" in capsys.readouterr().out
+    adapters = ["--model.lora_rank=16", "--model.quantize=nf4", "--rollout.episodes=16"]
+    lines = diagnose([f"--model={tmp_path / 'model'}", *adapters], processes=4, zero=2)
+    assert "fits in 32 GiB" in lines[-1]
+    assert any("on each of 4 process(es), ZeRO-2" in line for line in lines)
+
+
+@pytest.mark.parametrize("recipe", ["ppo_password_qwen3-0.6b", "spiral_kuhn_tiny", "sft_tictactoe_tiny"])
+def test_the_doctor_reads_a_recipe_with_the_settings_of_its_trainer(recipe: str, tmp_path: Path) -> None:
+    qwen("Qwen3-0.6B").save_pretrained(tmp_path / "model")
+    lines = diagnose([f"--config={recipe}", f"--model={tmp_path / 'model'}"], processes=None, zero=0)
+    assert any(line.startswith(f"  {recipe.partition('_')[0]}.") and line.endswith(f"# {recipe}") for line in lines)
+    assert any("596.0 million parameters" in line for line in lines)
 
 
 def test_the_doctor_does_not_wait_for_a_network(

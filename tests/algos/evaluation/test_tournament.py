@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from algos.commands import tournament
 from algos.config.schema import RolloutSection
 from algos.data.tasks import EnvKey, Start
 from algos.engines.hf import HFEngine
@@ -25,6 +24,7 @@ from algos.evaluation.tournament import (
 from algos.model.chat import Chat
 from algos.model.load import load_model
 from algos.rollout.playing import ModelPlayer
+from llm_gym import cli
 
 GAME = EnvKey("llmgym/TicTacToe-v0")
 
@@ -148,7 +148,7 @@ def test_a_model_takes_part(tiny_folder: Path, tmp_path: Path, capsys: pytest.Ca
         "--json",
         str(out),
     ]
-    tournament.main(words)
+    cli.main(["tournament", *words])
     result = json.loads(out.read_text())
     record = result["cross"]["minimax"][str(tiny_folder)]
     assert (record["wins"] + record["draws"], record["losses"]) == (12, 0)
@@ -167,7 +167,7 @@ def test_a_model_takes_part(tiny_folder: Path, tmp_path: Path, capsys: pytest.Ca
 )
 def test_mistakes_are_one_line(words: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        tournament.main(words)
+        cli.main(["tournament", *words])
     told = capsys.readouterr().err
     assert stopped.value.code == 2
     assert told.count("\n") == 1

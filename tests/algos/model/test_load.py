@@ -55,7 +55,7 @@ def test_a_missing_bitsandbytes_is_named_with_its_extra(monkeypatch: pytest.Monk
 
 
 def test_dropout_is_refused_with_its_reason() -> None:
-    with pytest.raises(ConfigError, match=r"model\.lora_dropout: the policy that is trained must be the one that samp"):
+    with pytest.raises(ConfigError, match=r"model\.lora_dropout cannot be set: the policy that is trained must be the"):
         load(Config, ["--model.lora_dropout", "0.1"])
 
 

@@ -14,12 +14,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from report_runs import HOSTILE, Page, episode, evaluation, make_run, metrics, page_of
 
-from algos.commands.report import main
 from algos.maths.statistics import mean_interval
 from algos.report.charts import Line, line_chart, line_of, smooth
 from algos.report.page import last_line, write_report
 from algos.report.templates import TEXT_LIMIT, text
 from algos.run_folder.read import pick_games
+from llm_gym import cli
 
 
 def test_every_number_of_the_table_is_the_summarys(tmp_path: Path) -> None:
@@ -282,9 +282,9 @@ def test_the_page_tells_how_to_repeat_the_run(tmp_path: Path) -> None:
 
 def test_the_command_writes_a_page_beside_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path / "run")
-    main([str(run)])
+    cli.main(["report", str(run)])
     assert capsys.readouterr().out == f"{run / 'report.html'}\n"
-    main([str(run), str(run), "--out", str(tmp_path / "both.html")])
+    cli.main(["report", str(run), str(run), "--out", str(tmp_path / "both.html")])
     assert "Runs2" in Page((tmp_path / "both.html").read_text()).text
 
 
@@ -293,7 +293,7 @@ def test_the_command_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureF
     wrong = ([str(tmp_path)], [str(run), str(tmp_path / "none")], [str(run), "--out", str(tmp_path / "no/where.html")])
     for argv in wrong:
         with pytest.raises(SystemExit) as stopped:
-            main(argv)
+            cli.main(["report", *argv])
         assert stopped.value.code == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: ")

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from report_runs import HOSTILE, episode, make_run, page_of
 
-from algos.commands.report import main
 from algos.data.episodes import Episode, Turn
 from algos.model.chat import Chat
 from algos.report import episodes as report_episodes
@@ -22,6 +21,7 @@ from algos.report.page import write_report
 from algos.report.templates import TEXT_LIMIT
 from algos.run_folder.write import as_json, as_text
 from algos.warm_start.tiny import train_tokenizer
+from llm_gym import cli
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -140,10 +140,10 @@ def test_fewer_episodes_are_taken_where_more_do_not_fit(tmp_path: Path, monkeypa
     assert 10 < len(data["episodes"]) < 60
     assert {shown["step"] for shown in data["episodes"]} == {1, 2}
     assert data["total"] == 60
-    main([str(run), "--episodes", "4"])
+    cli.main(["report", str(run), "--episodes", "4"])
     assert (run / "report.html").read_text().count('"total":60') == 1
     with pytest.raises(SystemExit):
-        main([str(run), "--episodes", "-1"])
+        cli.main(["report", str(run), "--episodes", "-1"])
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
