@@ -25,12 +25,8 @@ class PpoSection(PolicyUpdateSection):
     critic: Literal["shared", "separate"] = Field(
         "shared", description="The value head reads the hidden states of the policy, or of its own backbone."
     )
-    critic_lr: float | None = Field(
-        None, gt=0, description="Learning rate of the critic's own weights; null: optim.lr."
-    )
-    gae_unit: Literal["token", "turn"] = Field(
-        "token", description="One step of GAE: a sampled token, or a whole reply."
-    )
+    critic_lr: float | None = Field(None, gt=0, description="Learning rate of the critic; null: optim.lr.")
+    gae_unit: Literal["token", "turn"] = Field("token", description="One step of GAE: a token, or a whole reply.")
     gamma: float = Field(1.0, ge=0, le=1, description="Discount per step of GAE.")
     gae_lambda: float = Field(0.95, ge=0, le=1, description="lambda of GAE: 0 trusts the critic, 1 the returns.")
     whiten: bool = Field(True, description="Scale a step's advantages to mean 0 and variance 1.")

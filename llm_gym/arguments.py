@@ -44,13 +44,23 @@ def nearest(name: str, known: Iterable[str], prefix: str = "", listed: Iterable[
 
 def read_value(text: str) -> Any:
     """A value as YAML reads it: ``false``, ``6.5``, ``1e-6``, ``[random, minimax]``, ``None``; else the text itself."""
-    import yaml  # here: the environments need no YAML
-
+    try:
+        import yaml
+    except ModuleNotFoundError:  # the environments alone need no YAML
+        return _plain_value(text)
     try:
         value = yaml.safe_load(text) if text else text
     except yaml.YAMLError:
         return text
     return None if value == "None" else as_number(value)
+
+
+def _plain_value(text: str) -> Any:
+    """The scalars and flat lists of :func:`read_value`, where PyYAML is not installed."""
+    if text.startswith("[") and text.endswith("]"):
+        return [_plain_value(part.strip()) for part in text[1:-1].split(",") if part.strip()]
+    words = {"true": True, "false": False, "null": None, "none": None}
+    return words[text.lower()] if text.lower() in words else int(text) if text.isdecimal() else as_number(text)
 
 
 def as_number(value: Any) -> Any:
