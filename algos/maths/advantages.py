@@ -1,4 +1,4 @@
-"""How much better than expected an action was."""
+"""Advantages: how much better than expected an action was."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def group_relative(returns: Tensor, normalise: Literal["std", "none"] = "std", e
     """Group-relative advantage of GRPO.
 
     ``std``: A_i = (R_i - mean(R)) / (std(R) + eps), DeepSeekMath (arXiv 2402.03300), section 4.1.2.
-    ``none``: A_i = R_i - mean(R), Dr. GRPO (arXiv 2503.20783), section 3.2: dividing by the deviation weighs easy and
-    hard starts more than others.
+    ``none``: A_i = R_i - mean(R), Dr. GRPO (arXiv 2503.20783), section 3.2: dividing by the deviation gives easy and
+    hard starts more weight than others.
 
     Args:
         returns: Episode returns, ``[groups, group_size]``; the episodes of a row share their start.
-        normalise: What the centred returns are divided by. The deviation is the sample's (n - 1).
+        normalise: What the centred returns are divided by; ``std`` is the sample deviation (n - 1).
         eps: Keeps the quotient finite.
 
     Returns:
@@ -32,19 +32,19 @@ def group_relative(returns: Tensor, normalise: Literal["std", "none"] = "std", e
 
 
 def same_state(returns_to_go: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-    """How much better than the others' a turn was, among turns taken in the very same state.
+    """The advantage of a turn over the other turns taken in the same state.
 
-    A_t = G_t - mean of G over the turns in t's state: the step-level advantage of GiGPO (arXiv 2505.10978).
-    It tells which turn of an episode was the good or the bad one. The mean includes the turn itself, so the expected
-    policy gradient of n turns in a state is (n - 1) / n of the one without a baseline.
+    A_t = G_t - mean of G over the turns in t's state: the step-level advantage of GiGPO (arXiv 2505.10978). It assigns
+    credit to single turns of an episode. The mean includes the turn itself, so the expected policy gradient of n turns
+    in a state is (n - 1) / n of the one without a baseline.
 
     Args:
-        returns_to_go: G_t, what each turn's episode earned from that turn on, ``[turns]``.
-        states: A number for each turn's state, ``[turns]``, 0 to the number of states - 1.
+        returns_to_go: G_t, the return of each turn's episode from that turn on, ``[turns]``.
+        states: The index of each turn's state, ``[turns]``, 0 to the number of states - 1.
 
     Returns:
-        Advantages, ``[turns]``, exactly 0 in a state whose turns all earned the same; and how many turns shared each
-        one's state, ``[turns]``.
+        Advantages, ``[turns]``, exactly 0 in a state whose turns have equal returns; and the number of turns in each
+        turn's state, ``[turns]``.
     """
     counts = torch.bincount(states)
     means = torch.zeros(len(counts), dtype=returns_to_go.dtype).index_add_(0, states, returns_to_go) / counts
@@ -62,18 +62,18 @@ def gae(rewards: Tensor, values: Tensor, bootstrap: float, gamma: float, gae_lam
 
     delta_t = r_t + gamma V_{t+1} - V_t;  A_t = sum over l of (gamma gae_lambda)^l delta_{t+l}.
 
-    A step is a decision: a turn, or a token that the policy sampled. Observation tokens are no steps and must have been
-    taken out: each one left in between multiplies the credit of all that came before it by ``gamma * gae_lambda``.
+    A step is a decision: a turn, or a token that the policy sampled. Leave out observation tokens: each one between two
+    decisions would multiply the credit of all earlier decisions by ``gamma * gae_lambda``.
 
     Args:
-        rewards: What followed each decision, ``[n]``.
+        rewards: The reward after each decision, ``[n]``.
         values: The critic's estimate before each decision, ``[n]``; no gradient flows into the results.
-        bootstrap: The value after the last decision: 0 if the episode ended, the critic's estimate if it was cut off.
-        gamma: Discount a decision, 0 to 1.
+        bootstrap: The value after the last decision: 0 if the episode terminated, the critic's estimate if truncated.
+        gamma: Discount per decision, 0 to 1.
         gae_lambda: lambda, 0 (one-step errors) to 1 (returns minus values).
 
     Returns:
-        Advantages A, and value targets A + V; both ``[n]``, of ``values``'s type and device.
+        Advantages A, and value targets A + V; both ``[n]``, in the type and on the device of ``values``.
 
     Raises:
         ValueError: ``rewards`` and ``values`` are not both ``[n]``.
@@ -95,18 +95,17 @@ def whiten(
 ) -> Tensor:
     """Advantages centred at 0 and scaled to unit variance over the global batch.
 
-    Two passes in float64: the mean first, then the squared deviations from it, since E[x^2] - E[x]^2 cancels. Over
-    several processes give ``reduce``, which adds a small tensor up over them, for example
-    ``lambda sums: accelerator.reduce(sums, "sum")``. Every process must call this function, one that has no advantages
-    with an empty tensor; each is then given what one process would compute for its part of the batch.
+    Two passes in float64: the mean first, then the squared deviations from it, since E[x^2] - E[x]^2 cancels. With
+    several processes pass ``reduce``, for example ``lambda sums: accelerator.reduce(sums, "sum")``. Every process must
+    then call this function, with an empty tensor if it has no advantages; the results are those of a single process.
 
     Args:
         advantages: Any shape; may be empty.
-        weights: How much each counts in the mean and the variance, >= 0, the same shape; None: all alike.
+        weights: The weight of each in the mean and the variance, >= 0, the same shape; None: equal weights.
         reduce: Sums over processes; called with tensors ``[2]`` and ``[1]``, float64, on the device of ``advantages``.
 
     Returns:
-        The same shape and type. All 0 if the advantages are equal (to 1e-12 of their size), as they tell nothing.
+        The same shape and type. All 0 if the advantages are equal (to 1e-12 of their size).
     """
     x = advantages.detach().double()
     w = torch.ones_like(x) if weights is None else weights.double()
@@ -121,14 +120,14 @@ def whiten(
 
 
 def explained_variance(values: Tensor, targets: Tensor) -> float:
-    """How much of the targets' variance a critic accounts for: 1 - Var(targets - values) / Var(targets).
+    """The share of the targets' variance that a critic explains: 1 - Var(targets - values) / Var(targets).
 
     Args:
         values: The critic's estimates, any shape.
-        targets: What they should have been, the same shape.
+        targets: The value targets, the same shape.
 
     Returns:
-        1: all of it; 0: no better than a constant; negative: worse than one. 0 where all targets are equal.
+        1: all of it; 0: no better than a constant; negative: worse than a constant. 0 if all targets are equal.
     """
     if targets.numel() == 0 or targets.min() == targets.max():
         return 0.0
@@ -138,13 +137,13 @@ def explained_variance(values: Tensor, targets: Tensor) -> float:
 
 
 class RunningScale:
-    """The deviation of all returns seen so far, by which rewards may be divided so that their size does not matter.
+    """The standard deviation of all returns seen so far; dividing rewards by it makes training independent of scale.
 
     Welford's algorithm (1962, https://doi.org/10.1080/00401706.1962.10490022). Over several processes, gather the
     returns of all of them first, in rank order.
 
     Attributes:
-        value: The deviation of the returns; 1 until two of them differ.
+        value: The standard deviation; 1 until two returns differ.
     """
 
     def __init__(self) -> None:
@@ -171,14 +170,14 @@ class RunningScale:
 class RoleBaseline:
     """Role-conditioned advantage of SPIRAL (arXiv 2506.24119): a running mean of returns for each game and seat.
 
-    A = R - b[key], then b[key] <- decay b[key] + (1 - decay) R. In self-play on a game that favours a seat, one mean
-    for both would credit the players with their seats.
+    A = R - b[key], then b[key] <- decay b[key] + (1 - decay) R. If a game favours one seat, a single mean for both
+    seats would credit a player for its seat.
 
-    Over several processes, gather returns and keys of all of them first, in rank order, and give every process the
-    whole sequence: the baselines then stay equal everywhere. The order of the sequence matters.
+    Over several processes, gather returns and keys of all of them first, in rank order, and pass the whole sequence on
+    every process, so that the baselines stay equal. The order of the sequence matters.
 
     Attributes:
-        values: b for each key met so far; one not met has 0.
+        values: b for each key seen so far; the default is 0.
 
     Raises:
         ValueError: ``decay`` is not in [0, 1).
@@ -191,14 +190,14 @@ class RoleBaseline:
         self.values: dict[Any, float] = {}
 
     def advantages(self, returns: Sequence[float], keys: Sequence[Hashable]) -> list[float]:
-        """One advantage for each return, in the order given; each is taken before its own return moves the baseline.
+        """One advantage for each return, in the given order, computed before that return changes the baseline.
 
         Args:
-            returns: What a player earned in an episode.
-            keys: Whose return each is: ``(game, seat)``.
+            returns: The return of a player in each episode.
+            keys: ``(game, seat)`` of each return.
 
         Raises:
-            ValueError: Not as many keys as returns; the baselines are left as they were.
+            ValueError: The numbers of keys and returns differ; the baselines are unchanged.
         """
         if len(returns) != len(keys):
             raise ValueError(f"{len(returns)} returns but {len(keys)} keys")
@@ -210,11 +209,7 @@ class RoleBaseline:
         return result
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint: plain lists, strings and numbers (as far as the keys are made of them)."""
-        keys = [list(key) if isinstance(key, tuple) else key for key in self.values]
-        return {"keys": keys, "values": list(self.values.values())}
+        return {"values": list(self.values.items())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up what :meth:`state_dict` gave, in place of what it holds."""
-        keys = [tuple(key) if isinstance(key, list) else key for key in state["keys"]]
-        self.values = dict(zip(keys, state["values"], strict=True))
+        self.values = {tuple(key) if isinstance(key, list) else key: value for key, value in state["values"]}  # of JSON

@@ -15,7 +15,7 @@ def clipped_surrogate(log_ratio: Tensor, advantages: Tensor, clip_low: float, cl
     """The clipped surrogate of PPO (arXiv 1707.06347, equation 7), per token, to be minimised.
 
     -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A). A larger ``clip_high`` is clip-higher of DAPO (arXiv 2503.14476,
-    equation 10): it leaves unlikely tokens room to grow.
+    equation 10): it lets unlikely tokens become more likely.
 
     Args:
         log_ratio: log r, any shape: ``logprobs - old_logprobs`` (PPO, GRPO), or :func:`sequence_log_ratio` (GSPO).
@@ -33,14 +33,14 @@ def sequence_log_ratio(logprobs: Tensor, old_logprobs: Tensor, turn: Tensor, tur
     """The log of GSPO's importance ratio (arXiv 2507.18071), one a turn, given for each token of the turn.
 
     log s_i = mean over the turn's tokens of (logprobs - old_logprobs), equation 7. In the form of GSPO-token, equation
-    14, s_{i,t} = sg[s_i] pi_t / sg[pi_t]: the number is the turn's, the gradient flows through the token's own
-    log-probability alone, so that advantages may differ within a turn. All tokens of a turn must be in the same call.
+    14, s_{i,t} = sg[s_i] pi_t / sg[pi_t]: the value is the turn's, and the gradient flows only through the token's own
+    log-probability, so that advantages may differ within a turn. All tokens of a turn must be in the same call.
 
     Args:
         logprobs: Log-probabilities under the policy being trained, ``[tokens]``.
         old_logprobs: The same tokens' log-probabilities when they were sampled, ``[tokens]``.
-        turn: Which turn a token belongs to, ``[tokens]``, int64, 0 to turns - 1.
-        turns: How many there are; one may be without tokens.
+        turn: The index of each token's turn, ``[tokens]``, int64, 0 to turns - 1.
+        turns: The number of turns; a turn may have no tokens.
 
     Returns:
         ``[tokens]``, for :func:`clipped_surrogate`.
@@ -65,16 +65,16 @@ def policy_gradient_loss(logprobs: Tensor, advantages: Tensor) -> Tensor:
 
 
 def clipped_value_loss(values: Tensor, old_values: Tensor, targets: Tensor, clip: float | None) -> Tensor:
-    """The critic's loss, per step: half the squared error, of the worse of the estimate and its clipped form.
+    """The critic's loss, per step: half the squared error of the estimate or of its clipped form, the larger of both.
 
     0.5 max((V - G)^2, (clip(V, V_old - clip, V_old + clip) - G)^2), as in PPO2 of OpenAI Baselines
-    (https://github.com/openai/baselines); the same trust region in the value as PPO's in the ratio.
+    (https://github.com/openai/baselines): a trust region for the value like PPO's for the ratio.
 
     Args:
         values: V, the critic's estimates, any shape.
         old_values: V_old, its estimates when the advantages were computed, the same shape.
         targets: G, see :func:`algos.maths.advantages.gae`, the same shape.
-        clip: How far an estimate may move, in units of return, > 0; None: the plain squared error.
+        clip: The largest change of an estimate, in units of return, > 0; None: the plain squared error.
 
     Returns:
         One loss a step, the same shape.
@@ -89,12 +89,12 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, targets: Tensor, clip
 def importance_weights(trainer_logprobs: Tensor, sampler_logprobs: Tensor, cap: float = 2.0) -> Tensor:
     """Truncated importance sampling (Ionides 2008, https://doi.org/10.1198/106186008X320456), per token.
 
-    w = min(p_trainer / p_sampler, cap). A rollout engine computes in other kernels or another precision than the
-    trainer; multiplied by w, a token's loss is what the trainer's own samples would give. The cap bounds the variance.
+    w = min(p_trainer / p_sampler, cap). A rollout engine uses other kernels or another precision than the trainer; the
+    weight w corrects a token's loss for that difference. The cap bounds the variance.
 
     Args:
-        trainer_logprobs: Log-probabilities that the trainer's forward pass gives, before its update, any shape.
-        sampler_logprobs: Those that the engine sampled at, the same shape.
+        trainer_logprobs: Log-probabilities of the trainer's forward pass before its update, any shape.
+        sampler_logprobs: Log-probabilities of the engine that sampled, the same shape.
         cap: The largest weight, > 0.
 
     Returns:
@@ -104,15 +104,15 @@ def importance_weights(trainer_logprobs: Tensor, sampler_logprobs: Tensor, cap: 
 
 
 class AdaptiveKL:
-    """The weight of a KL penalty, steered so that the divergence stays at a target.
+    """The coefficient of a KL penalty, adapted so that the divergence stays at a target.
 
     Proportional controller of Ziegler et al. (arXiv 1909.08593), section 2.2: e = clip(KL / target - 1, -0.2, 0.2),
     coef <- coef (1 + K e). K = steps / horizon, at most 1 (the paper has 0.1 an update).
 
     Args:
-        coef: The weight to begin with.
-        target: The divergence to hold, in nats.
-        horizon: So many steps (episodes, in whatever unit :meth:`update` counts) change the weight by at most a fifth.
+        coef: The initial coefficient.
+        target: The target divergence, in nats.
+        horizon: The number of steps (in the unit of :meth:`update`) that change the coefficient by at most a fifth.
 
     Raises:
         ValueError: A setting is not a positive number.
@@ -127,7 +127,7 @@ class AdaptiveKL:
     def update(self, measured_kl: float, steps: float) -> None:
         """Moves :attr:`coef` after ``steps`` steps at a divergence of ``measured_kl`` nats.
 
-        Over several processes give each the mean over all of them, so that the weight stays the same everywhere.
+        With several processes pass the mean over all of them, so that the coefficient stays the same everywhere.
 
         Raises:
             ValueError: ``measured_kl`` is NaN.
@@ -138,11 +138,9 @@ class AdaptiveKL:
         self.coef *= 1.0 + error * min(steps / self.horizon, 1.0)
 
     def state_dict(self) -> dict[str, float]:
-        """For a checkpoint: what :meth:`update` changes."""
         return {"coef": self.coef}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Takes up what :meth:`state_dict` gave."""
         self.coef = state["coef"]
 
 
@@ -161,7 +159,7 @@ def token_weights(
     ``sequence``: 1 / (rows in the batch * tokens of this row) (GRPO, arXiv 2402.03300, equation 3).
     ``constant``: 1 / (rows in the batch * max_new_tokens) (Dr. GRPO, arXiv 2503.20783): no length bias.
 
-    The totals are counted over all processes before the first micro-batch: how a batch is cut never matters.
+    The totals are counted over all processes before the first micro-batch: how a batch is split does not matter.
 
     Args:
         token_counts: Action tokens of each row, ``[rows]``.
@@ -171,8 +169,7 @@ def token_weights(
     Returns:
         ``[rows]``: the weight of every action token of that row.
     """
-    if aggregation == "token":
-        return torch.full_like(token_counts, 1.0 / total_tokens, dtype=torch.get_default_dtype())
     if aggregation == "sequence":
         return 1.0 / (total_rows * token_counts)
-    return torch.full_like(token_counts, 1.0 / (total_rows * max_new_tokens), dtype=torch.get_default_dtype())
+    total = total_tokens if aggregation == "token" else total_rows * max_new_tokens
+    return torch.full_like(token_counts, 1.0 / total, dtype=torch.get_default_dtype())
