@@ -55,9 +55,9 @@ class Run:
 
     @property
     def algorithm(self) -> str:
-        """From the summary; of an unfinished run, the first section of its settings that has a script."""
+        """From the summary; of an unfinished run, the last section of its settings that has a script."""
         scripts = [section for section in self.config if (SCRIPTS / f"{section}.py").is_file()]
-        return str(self.summary.get("algorithm") or next(iter(scripts), ""))
+        return str(self.summary.get("algorithm") or "".join(scripts[-1:]))
 
     @property
     def command(self) -> str:
