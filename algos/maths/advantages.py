@@ -161,10 +161,10 @@ class RunningScale:
             self._squares += distance * (each - self._mean)
 
     def state_dict(self) -> dict[str, float]:
-        return dict(vars(self))
+        return {"count": self._count, "mean": self._mean, "squares": self._squares}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        vars(self).update(state)
+        self._count, self._mean, self._squares = int(state["count"]), state["mean"], state["squares"]
 
 
 class RoleBaseline:

@@ -83,7 +83,7 @@ def test_a_run_is_compared_with_a_scripted_player_and_keeps_a_line(tiny_folder: 
     ("words", "why"),
     [
         ("--policy nobody", "no scripted player"),
-        ("--model nobody", "'nobody' is no folder"),
+        ("--model nobody", "'nobody' is not a folder"),
         ("--policy random --model tiny", "not allowed with"),
         ("--policy random --env llmgym/Foo-v0", "Foo"),
         ("--policy random --episodes all", "no list of tasks"),

@@ -162,7 +162,7 @@ def test_a_model_takes_part(tiny_folder: Path, tmp_path: Path, capsys: pytest.Ca
         (["--players", "random", "random"], "two or more different players"),
         (["--players", "random", "nobody"], "no scripted player"),
         (["--players", "random", "first", "--games", "llmgym/PasswordGame-v0"], "no game for two"),
-        (["--players", "random", "no/such/folder/of/models"], "there is no|no folder"),
+        (["--players", "random", "no/such/folder/of/models"], "there is no|not a folder"),
     ],
 )
 def test_mistakes_are_one_line(words: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ def inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, nn.Linea
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0])
 def test_agrees_with_log_softmax_at_the_temperature(temperature: float) -> None:
     hidden, targets, head = inputs()
-    logprobs, entropy = token_logprobs(hidden, targets, head, temperature)
+    logprobs, entropy, _ = token_logprobs(hidden, targets, head, temperature)
     distribution = torch.distributions.Categorical(logits=head(hidden) / temperature)
     torch.testing.assert_close(logprobs, distribution.log_prob(targets), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(entropy, distribution.entropy(), rtol=1e-12, atol=1e-12)
@@ -33,7 +33,7 @@ def test_chunks_change_neither_value_nor_gradient(chunk: int) -> None:
     results = []
     for size in (chunk, 1000):
         hidden, targets, head = inputs()
-        logprobs, entropy = token_logprobs(hidden, targets, head, 0.7, chunk=size)
+        logprobs, entropy, _ = token_logprobs(hidden, targets, head, 0.7, chunk=size)
         (logprobs.sin() + 0.3 * entropy).sum().backward()
         results.append((logprobs, entropy, hidden.grad, head.weight.grad))
     for chunked, whole in zip(*results, strict=True):
@@ -55,7 +55,7 @@ def test_logits_of_one_chunk_at_a_time_are_all_that_is_ever_made_or_kept(chunk: 
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        logprobs, _ = token_logprobs(hidden, targets, counted, 1.0, chunk=chunk)
+        logprobs, *_ = token_logprobs(hidden, targets, counted, 1.0, chunk=chunk)
     if chunk > TOKENS:  # without chunks the backward pass keeps them all: the hook above would have seen it
         assert made == [TOKENS]
         assert torch.Size([TOKENS, VOCABULARY]) in kept
@@ -68,7 +68,7 @@ def test_logits_of_one_chunk_at_a_time_are_all_that_is_ever_made_or_kept(chunk: 
 
 def test_half_precision_logits_are_normalised_in_float32() -> None:
     hidden, targets, head = inputs(torch.bfloat16)
-    logprobs, entropy = token_logprobs(hidden, targets, head, 1.0)
+    logprobs, entropy, _ = token_logprobs(hidden, targets, head, 1.0)
     assert logprobs.dtype == entropy.dtype == torch.float32
     exact = torch.log_softmax(head(hidden).float(), -1).gather(-1, targets[:, None])[:, 0]
     torch.testing.assert_close(logprobs, exact, rtol=1e-6, atol=1e-6)

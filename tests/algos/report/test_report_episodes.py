@@ -51,8 +51,8 @@ def turn(reply: str, tokens: list[str], **more: Any) -> dict[str, Any]:
 
 
 def test_what_is_written_is_what_was_played() -> None:
-    first = Turn([1], [5, 6], [-0.123456, -2.0], "Board.", "hi", reward=0.5, advantage=1.5)
-    second = Turn([1], [7], [math.nan], "\ud800", "\u202e", "malformed", -1.0, advantage=-0.5, stop_reason="length")
+    first = Turn([1], [5, 6], [-0.123456, -2.0], "Board.", "hi", reward=0.5, advantages=[1.0, 2.0])
+    second = Turn([1], [7], [math.nan], "\ud800", "\u202e", "malformed", -1.0, advantages=[-0.5], stop_reason="length")
     info = {"reward_terms": {"game": -0.5}, "rules_shown": 3, "legal_actions": ["4"], "own": object}
     played = Episode("X-v0", 7, 2, 1, [first, second], True, False, "loss", "Rules.", "End.", info)
     written = json.loads(as_json(played, lambda ids: [f"<{i}>" for i in ids]))

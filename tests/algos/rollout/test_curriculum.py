@@ -167,7 +167,7 @@ def test_a_checkpoint_from_a_stage_that_is_gone_is_refused() -> None:
     [
         ({"threshold": 0}, "curriculum.stages.0.threshold: Input should be greater than 0 (got 0)"),
         ({"threshold": 1.1}, "curriculum.stages.0.threshold: Input should be less than or equal to 1 (got 1.1)"),
-        ({"threshold": None}, "curriculum: stage 'easy' is not the last: it needs a threshold in (0, 1] to lead on"),
+        ({"threshold": None}, "curriculum: stage 'easy' is not the last: it needs a threshold in (0, 1]"),
         ({"window": 0}, "curriculum.stages.0.window: Input should be greater than or equal to 1 (got 0)"),
         ({"envs": []}, "curriculum.stages.0.envs: List should have at least 1 item"),
         ({"envs": [{"opponent": "random"}]}, "curriculum.stages.0.envs.0.id: Field required"),
