@@ -11,11 +11,12 @@ import torch
 from both import Both, free_url
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from algos import sft
-from algos.config.schema import Config, EnvSection
+from algos.config.schema import Config, EnvSection, SftSection
 from algos.engines.vllm_common import vllm_installed
 from algos.model.chat import Chat
-from algos.sft import SftSection
+from algos.warm_start.demonstrations import as_rows, demonstrate
+from algos.warm_start.embedded import untrained_tiny
+from algos.warm_start.fit import fit
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,12 +47,12 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model with attention heads that vLLM's CPU kernels take, and grouped ones; a little trained."""
     folder = tmp_path_factory.mktemp("model")
     recipe = SftSection(episodes=150, steps=40, batch=64)
-    talks = sft.demonstrate(EnvSection(seat="alternate"), recipe, 0)
-    embedded, tokenizer = sft.untrained_tiny(talks, 0)
+    talks = demonstrate(EnvSection(seat="alternate"), recipe, 0)
+    embedded, tokenizer = untrained_tiny(talks, 0)
     shape = {"head_dim": 32, "num_attention_heads": 6, "num_key_value_heads": 3}
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(Qwen3Config(**embedded.config.to_dict() | shape))
-    for _ in sft.fit(model, sft.as_rows(talks, Chat(tokenizer), "turn"), recipe, 0):
+    for _ in fit(model, as_rows(talks, Chat(tokenizer), "turn"), recipe, 0):
         pass
     assert model.config.tie_word_embeddings
     model.save_pretrained(folder)
