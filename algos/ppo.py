@@ -186,13 +186,11 @@ def batch_loss(
 
 def update(config: PpoConfig, rows: list[Row], trainer: Trainer, step: int, kl_coef: float) -> dict[str, float]:
     """Takes ``epochs`` x ``minibatches`` optimizer steps on ``rows``; returns metrics as means over tokens."""
-    return trainer.update(
-        rows,
-        lambda batch: batch_loss(config, batch, trainer.policy, trainer.reference, kl_coef),
-        config.ppo,
-        step,
-        merge=False,
-    )
+
+    def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return batch_loss(config, batch, trainer.policy, trainer.reference, kl_coef)
+
+    return trainer.update(rows, loss, config.ppo, step, merge=False)
 
 
 def train(config: PpoConfig, sources: dict[str, str], resume: bool) -> None:
