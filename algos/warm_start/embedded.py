@@ -25,7 +25,7 @@ TINY_VERSION = 3  # increase it when the recipe changes, so that models of an ea
 
 def untrained_tiny(demonstrations: Sequence[Episode], seed: int) -> tuple[Any, Any]:
     """The embedded model with random weights, and a tokenizer trained on the text of the first 500 demonstrations."""
-    shown = demonstrations[:500]
+    shown = [episode for episode in demonstrations[:500] if episode.turns]  # some are over before the first reply
     texts = [text for episode in shown for text in (episode.rules, *(turn.observation for turn in episode.turns))]
     tokenizer = tiny.train_tokenizer([*texts, *(turn.reply for episode in shown for turn in episode.turns)])
     return tiny.untrained(tokenizer, seed), tokenizer

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from algos.config.schema import EnvSection, RolloutSection, SftSection
 from algos.data.batching import Batch
+from algos.data.episodes import Episode
 from algos.data.tasks import EnvKey, Start
 from algos.engines.hf import HFEngine
 from algos.model.chat import Chat
@@ -153,3 +154,10 @@ def test_the_warm_start_lowers_invalid_replies(tiny_folder: Path) -> None:
         malformed.append(parses.count("malformed") / len(parses))
     assert malformed[0] > 0.9
     assert malformed[1] < 0.3
+
+
+def test_a_demonstration_without_a_reply_does_not_change_the_tokenizer() -> None:
+    episodes = demonstrate(EnvSection(), SftSection(episodes=6), seed=0)
+    never = [Episode("env", 0, rules="zebra quartz " * 50) for _ in range(4)]
+    vocabularies = [untrained_tiny(given, 0)[1].get_vocab() for given in (episodes, [*never, *episodes])]
+    assert vocabularies[0] == vocabularies[1]
